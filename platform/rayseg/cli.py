@@ -1,0 +1,359 @@
+"""The command line: `rayseg <command>`, and what the job files call. Commands parse, call one function, print."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from rayseg.errors import RaysegError, UsageError, nearest
+
+if TYPE_CHECKING:
+    from rayseg.sweep.trial import Sweep
+
+
+def say(line: str) -> None:
+    """Print a line now: a job's log is read while it runs."""
+    print(line, flush=True)
+
+
+def run(command: click.Command, arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command; a user's mistake is one line on stderr and an exit code, without a traceback."""
+    try:
+        code = command.main(args=arguments, standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except RaysegError as error:
+        _fail(str(error), error.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else "")
+        sys.exit(0)
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx else command.name
+        _fail(f"{error.format_message()} ({where}): see {where} --help", 2)
+    except click.Abort:
+        _fail("interrupted (Ctrl-C): the same command goes on where it can", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+class _Commands(click.Group):
+    """A group that offers the nearest command for a mistyped one."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            raise UsageError(f"unknown command '{args[0]}'", "rayseg", nearest(args[0], self.commands))
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Commands)
+@click.version_option(package_name="rayseg")
+def rayseg() -> None:
+    """Find out, on a Ray cluster, which segmentation head wins."""
+
+
+def main() -> NoReturn:
+    """Be the console script."""
+    run(rayseg)
+
+
+folder = click.Path(path_type=Path)
+setting = click.option(
+    "--set", "settings", multiple=True, metavar="A.B=C", help="Set a config field by its dotted name."
+)
+
+
+# --- data -----------------------------------------------------------------------------------------------------------
+
+
+@rayseg.command()
+@click.argument("card")
+@click.option("--root", type=folder, help="The raw data set's folder; generated cards need none.")
+@click.option("--out", type=folder, required=True, help="Where the shards go; must not exist.")
+@click.option("--workers", type=click.IntRange(1, 256), default=os.cpu_count() or 1, show_default=True)
+def shard(card: str, root: Path | None, out: Path, workers: int) -> None:
+    """Write a data set as audited WebDataset shards with a Parquet index."""
+    from rayseg.data import card as cards
+    from rayseg.data import shards
+
+    with _bar(f"sharding {card}") as tick:
+        report = shards.write(cards.load(card), root, out, workers=workers, progress=tick)
+    for line in report.warnings:
+        say(f"warning: {line}")
+    samples = ", ".join(f"{name} {count}" for name, count in report.samples.items())
+    state = "unchanged" if report.unchanged else "written"
+    say(f"{report.out}: {samples} samples, {report.bytes / 2**20:.1f} MiB, {state}")
+
+
+@rayseg.command()
+@click.argument("shards_dir", metavar="DIR", type=folder)
+def verify(shards_dir: Path) -> None:
+    """Check every byte of a folder of shards; exit 3 with the shard and the reason where one is damaged."""
+    from rayseg.data.verify import verify as check
+
+    with _bar(f"verifying {shards_dir}") as tick:
+        check(shards_dir, progress=tick)
+    say(f"{shards_dir}: whole")
+
+
+@rayseg.command()
+@click.argument("shards_dir", metavar="DIR", type=folder)
+def inspect(shards_dir: Path) -> None:
+    """Print samples, sizes and class shares, from the index alone."""
+    from rayseg.data.summary import summary
+
+    found = summary(shards_dir)
+    say(f"{found.name}: {found.title} ({found.licence})")
+    splits = found.splits
+    say(f"{'':16}" + "".join(f"{name:>12}" for name in splits))
+    say(f"{'samples':16}" + "".join(f"{s.samples:>12}" for s in splits.values()))
+    say(f"{'shards':16}" + "".join(f"{s.shards:>12}" for s in splits.values()))
+    say(f"{'MiB':16}" + "".join(f"{s.bytes / 2**20:>12.1f}" for s in splits.values()))
+    say(f"{'sizes':16}" + "".join(f"{_sizes(s.sizes):>12}" for s in splits.values()))
+    for name in next(iter(splits.values())).class_shares:
+        say(f"  {name:14}" + "".join(f"{s.class_shares[name]:>12.2%}" for s in splits.values()))
+    say(f"  {'(ignored)':14}" + "".join(f"{s.ignore_share:>12.2%}" for s in splits.values()))
+
+
+def _sizes(sizes: dict[str, int]) -> str:
+    first = next(iter(sizes))
+    return first if len(sizes) == 1 else f"{first} +{len(sizes) - 1}"
+
+
+# --- models ---------------------------------------------------------------------------------------------------------
+
+
+@rayseg.command()
+@click.option("--head", "head_names", multiple=True, help="Only this head (may be repeated).")
+@click.option("--backbone", default="resnet50", show_default=True)
+@click.option("--size", default="3x512x512", show_default=True, metavar="CxHxW")
+@click.option("--classes", type=click.IntRange(2), default=19, show_default=True)
+@click.option("--output-stride", type=click.Choice(["8", "16", "32"]), default="8", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+def models(
+    head_names: tuple[str, ...], backbone: str, size: str, classes: int, output_stride: str, as_json: bool
+) -> None:
+    """Print parameters and FLOPs of each head on a backbone."""
+    from rayseg import segmenter
+
+    shape = _size(size)
+    costs = segmenter.costs(list(head_names), backbone, classes, output_stride=int(output_stride), size=shape)
+    if as_json:
+        for cost in costs:
+            say(json.dumps(cost._asdict()))
+        return
+    say(f"{backbone} at output stride {output_stride}, {classes} classes, {size}; 1 multiply-add = 2 FLOPs")
+    say(f"{'head':14}{'params M':>10}{'head M':>9}{'aux M':>8}{'GFLOPs':>10}")
+    for c in costs:
+        say(
+            f"{c.head:14}{c.params / 1e6:10.3f}{c.head_params / 1e6:9.3f}{c.aux_params / 1e6:8.3f}{2e-9 * c.macs:10.2f}"
+        )
+
+
+def _size(text: str) -> tuple[int, int, int]:
+    parts = text.lower().split("x")
+    if len(parts) != 3 or not all(p.isdigit() and int(p) > 0 for p in parts) or int(parts[0]) != 3:
+        raise UsageError(f"cannot read '{text}'", "--size", "write it as 3xHEIGHTxWIDTH, for example 3x640x320")
+    return int(parts[0]), int(parts[1]), int(parts[2])
+
+
+# --- runs -----------------------------------------------------------------------------------------------------------
+
+
+@rayseg.command()
+@click.option(
+    "--recipe", default="gald/scenes", show_default=True, help="A recipe's name, or the path of a .toml file."
+)
+@click.option(
+    "--dataset",
+    help="A card instead of the recipe's; its shards are looked for under RAYSEG_HOME, or given by --shards.",
+)
+@click.option("--shards", type=folder)
+@click.option("--run", "run_dir", type=folder, help="The run's directory; an unfinished run there goes on.")
+@setting
+def train(
+    recipe: str, dataset: str | None, shards: Path | None, run_dir: Path | None, settings: tuple[str, ...]
+) -> None:
+    """Train one model; with --run DIR the same command goes on where it was."""
+    from rayseg.cluster.single import train_one
+    from rayseg.config import parse_settings
+
+    train_one(
+        recipe=recipe,
+        dataset=dataset,
+        shards=shards,
+        run_dir=run_dir,
+        settings=parse_settings(settings),
+        show=say,
+        on_start=_pause_on_interrupt,
+    )
+
+
+def _pause_on_interrupt(runtime: Any) -> None:
+    """Ctrl-C or SIGTERM once: commit and end in order. Twice: end now."""
+
+    def pause(number: int, frame: object) -> None:
+        say("pausing after this step; once more ends at once")
+        runtime.wanted = "pause"
+        signal.signal(number, signal.SIG_DFL)
+
+    signal.signal(signal.SIGINT, pause)
+    signal.signal(signal.SIGTERM, pause)
+
+
+@rayseg.command()
+@click.argument("run_dir", metavar="RUN", type=folder)
+@click.option("--shards", type=folder, help="Other shards than those it was trained on.")
+@click.option("--split", default=None, help="The split; the run's own validation split when absent.")
+@click.option("--json", "as_json", is_flag=True)
+def evaluate(run_dir: Path, shards: Path | None, split: str | None, as_json: bool) -> None:
+    """Evaluate a run's best commit on whole images."""
+    from rayseg.train.inference import evaluate_run
+
+    with _bar(f"evaluating {run_dir}") as tick:
+        metrics = evaluate_run(run_dir, shards, split, progress=tick)
+    if as_json:
+        say(json.dumps(metrics))
+        return
+    for name, value in metrics.items():
+        say(f"{name:24}{value:.4f}")
+
+
+@rayseg.command()
+@click.argument("run_dir", metavar="RUN", type=folder)
+@click.argument("images", nargs=-1, required=True, type=folder)
+@click.option("--out", type=folder, required=True, help="Where the masks and the coloured overlays go.")
+def predict(run_dir: Path, images: tuple[Path, ...], out: Path) -> None:
+    """Write a mask (label values) and a coloured overlay for each image."""
+    from rayseg.train.inference import predict_images
+
+    for path in predict_images(run_dir, images, out):
+        say(str(path))
+
+
+# --- the local stack ------------------------------------------------------------------------------------------------
+
+
+@rayseg.command()
+def up() -> None:
+    """Start the local stack: a Ray head and an MLflow server, on loopback."""
+    from rayseg.cluster import home, stack
+    from rayseg.tracking.mlflow_tracker import replay, unsynced
+
+    uri = stack.up(progress=say).tracking_uri
+    for run_dir in unsynced(home.runs()):
+        report = replay(run_dir, uri)
+        say(f"brought to MLflow: {run_dir.name}" if report.complete else f"warning: {run_dir}: {report.error}")
+
+
+@rayseg.command()
+def status() -> None:
+    """Say what of the local stack is up, and where."""
+    from rayseg.cluster import stack
+
+    for line in stack.status().lines():
+        say(line)
+
+
+@rayseg.command()
+def down() -> None:
+    """End what `rayseg up` started, and nothing else."""
+    from rayseg.cluster import stack
+
+    for line in stack.down() or ["nothing was up"]:
+        say(line)
+
+
+@rayseg.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.argument("entrypoint", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.option("--no-wait", is_flag=True, help="Submit and return; the job's status is not waited for.")
+@click.option("--address", help="Another head than the local stack's: http(s)://host:port of its dashboard.")
+@click.option("--insecure", is_flag=True, help="Accept a head that asks for no token.")
+@click.option("--working-dir", type=folder, help="What travels to another head; the repository's root when absent.")
+def submit(
+    entrypoint: tuple[str, ...], no_wait: bool, address: str | None, insecure: bool, working_dir: Path | None
+) -> int:
+    """Submit a job file to the local stack, stream its log, and exit as it does."""
+    from rayseg.cluster.submit import submit as send
+
+    command = [part for part in entrypoint if part != "--"]
+    return send(command, wait=not no_wait, address=address, insecure=insecure, working_dir=working_dir)
+
+
+@rayseg.command()
+def doctor() -> None:
+    """Print versions, disk, devices and the stack: what is wrong and how to mend it."""
+    from rayseg.cluster.doctor import examine
+
+    for line in examine():
+        say(line)
+
+
+# --- jobs -----------------------------------------------------------------------------------------------------------
+
+
+def sweep_job(sweep: Sweep) -> NoReturn:
+    """Be the command line of a job file that exports `SWEEP`."""
+
+    @click.command(name=f"jobs/{sweep.name}_sweep.py", help=sweep.about)
+    @click.option(
+        "--preset",
+        default="demo",
+        show_default=True,
+        help="; ".join(f"{n}: {p.about}" for n, p in sweep.presets.items()),
+    )
+    @click.option("--dataset", help="A card instead of the preset's.")
+    @click.option("--shards", type=str, help="Its shards; looked for under RAYSEG_HOME when absent.")
+    @click.option("--algorithm", type=click.Choice(["grid", "random", "asha"]))
+    @click.option("--trials", type=click.IntRange(1), help="How many points random and asha draw.")
+    @click.option("--concurrent", type=click.IntRange(1), help="How many trials run at once; all that fit when absent.")
+    @click.option("--name", help="The sweep's name; made from preset and time when absent.")
+    @click.option("--resume", is_flag=True, help="Go on with the newest sweep of this preset, or with --name.")
+    @setting
+    def command(settings: tuple[str, ...], **chosen: Any) -> None:
+        from rayseg.cluster.driver import Options, run_sweep
+        from rayseg.config import parse_settings
+
+        run_sweep(sweep, Options(settings=parse_settings(settings), **chosen), show=say)
+
+    run(command)
+
+
+# --- drawing --------------------------------------------------------------------------------------------------------
+
+
+class _bar:  # noqa: N801 - used like a function
+    """A progress bar on a terminal; a line every tenth elsewhere. Both give an ETA."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+
+    def __enter__(self) -> Callable[[int, int], None]:
+        from rayseg.train.progress import Steps
+
+        self.rich: Any = None
+        if sys.stderr.isatty():
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            self.rich = Progress(
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+            )
+            self.rich.start()
+            task = self.rich.add_task(self.title, total=None)
+            return lambda done, total: self.rich.update(task, completed=done, total=total)
+        return Steps(self.title, lambda line: print(line, file=sys.stderr, flush=True)).tick
+
+    def __exit__(self, *_: object) -> None:
+        if self.rich is not None:
+            self.rich.stop()

@@ -1,0 +1,143 @@
+"""Pairs: which image belongs to which mask, by split and in the order of their keys."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from rayseg.data import images, scenes
+from rayseg.data.card import Card, Generated, Split
+from rayseg.data.manifest import KEY, MAX_FILE_BYTES
+from rayseg.errors import DataError, UsageError
+
+
+class Pair(NamedTuple):
+    """An image file and its mask file."""
+
+    key: str
+    image: Path
+    mask: Path
+
+    def load(self) -> tuple[bytes, bytes]:
+        """Read both files as they will be stored: the image's bytes as they are, the mask as a grey PNG.
+
+        Raises:
+            DataError: a file cannot be read or is larger than 64 MiB, or the mask is no PNG.
+        """
+        return _read(self.image), images.stored_mask(_read(self.mask), self.mask)
+
+
+class Drawn(NamedTuple):
+    """A pair whose pixels are drawn when they are asked for; `image` and `mask` name no files but what is drawn."""
+
+    key: str
+    seed: int
+    number: int
+    height: int
+    width: int
+
+    @property
+    def image(self) -> str:
+        """What an error calls the image."""
+        return f"scene {self.key}"
+
+    @property
+    def mask(self) -> str:
+        """What an error calls the mask."""
+        return f"mask of scene {self.key}"
+
+    def load(self) -> tuple[bytes, bytes]:
+        """Draw image and mask and encode both as PNG."""
+        image, mask = scenes.draw(self.seed, self.number, height=self.height, width=self.width)
+        return images.encode_png(image), images.encode_png(mask)
+
+
+Pairs = dict[str, list[Pair | Drawn]]
+
+
+def find(card: Card, root: str | Path | None) -> Pairs:
+    """List each split's pairs, sorted by key. `root` is the folder that the card's patterns start from.
+
+    Raises:
+        UsageError: a card of files without a root, or a drawn one with it.
+        DataError: a folder is missing, an image has no mask or a mask no image, or two files come to one key.
+    """
+    if card.generated is not None:
+        if root is not None:
+            raise UsageError(f"'{card.name}' is drawn, not read", "--root", "leave --root away")
+        return _drawn(card.splits, card.generated)
+    if root is None:
+        raise UsageError(f"'{card.name}' is read from files", "--root", f"name the folder they lie in; {card.home}")
+    found = {name: _matched(Path(root), split, card.home) for name, split in card.splits.items()}
+    _refuse_overlap(found)
+    return found
+
+
+def _drawn(splits: Mapping[str, Split], how: Generated) -> Pairs:
+    """Splits differ by their seed and not by a range of indices: a longer train split leaves val as it is."""
+    return {
+        name: [Drawn(f"{name}_{i:06d}", how.seed + offset, i, how.height, how.width) for i in range(split.count or 0)]
+        for offset, (name, split) in enumerate(splits.items())
+    }
+
+
+def _matched(root: Path, split: Split, home: str) -> list[Pair | Drawn]:
+    found, masks = _files(root, split.images or "", home), _files(root, split.masks or "", home)
+    if alone := sorted(found.keys() - masks.keys()):
+        raise DataError(f"{len(alone)} images without a mask", found[alone[0]], f"no such {split.masks}; add or remove")
+    if alone := sorted(masks.keys() - found.keys()):
+        raise DataError(
+            f"{len(alone)} masks without an image", masks[alone[0]], f"no such {split.images}; add or remove"
+        )
+    pairs: list[Pair | Drawn] = sorted(Pair(_key(stem, image), image, masks[stem]) for stem, image in found.items())
+    for one, other in pairwise(pairs):
+        if one.key == other.key:
+            raise DataError(f"two images come to the key {one.key}: {one.image}", other.image, "rename one of them")
+    return pairs
+
+
+def _files(root: Path, pattern: str, home: str) -> dict[str, Path]:
+    """Find the pattern's files by what its `*` stands for."""
+    folder = root.joinpath(*_fixed(pattern))
+    if not folder.is_dir():
+        raise DataError("missing folder", folder, f"{root} has to hold {pattern}; the data comes from {home}")
+    shape = re.compile(re.escape(pattern).replace(r"\*", "([^/]*)"))
+    hits = {path.relative_to(root).as_posix(): path for path in root.glob(pattern) if path.is_file()}
+    found = {"/".join(hit.groups()): hits[name] for name in hits if (hit := shape.fullmatch(name))}
+    if not found:
+        raise DataError("no file", root / pattern, f"the data comes from {home}")
+    return found
+
+
+def _fixed(pattern: str) -> tuple[str, ...]:
+    parts = PurePosixPath(pattern).parent.parts
+    return parts[: next((i for i, part in enumerate(parts) if "*" in part), len(parts))]
+
+
+def _key(stem: str, path: Path) -> str:
+    key = re.sub(r"[^A-Za-z0-9_-]", "_", stem)
+    if not re.fullmatch(KEY, key):
+        raise DataError(f"a key of {len(key)} characters", path, "the file's name gives it: use 1 to 90")
+    return key
+
+
+def _refuse_overlap(found: Pairs) -> None:
+    first: dict[str, tuple[str, Pair | Drawn]] = {}
+    for split, pairs in found.items():
+        for pair in pairs:
+            other, twin = first.setdefault(pair.key, (split, pair))
+            if other != split:
+                fix = "an image in two splits spoils the score: take it out of one, or rename what is another image"
+                raise DataError(f"key '{pair.key}' is in {split} and, as {twin.image}, in {other}", pair.image, fix)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise DataError(f"file of {path.stat().st_size} bytes", path, f"at most {MAX_FILE_BYTES // 2**20} MiB")
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read the file: {error.strerror}", path, "mend its permissions, or fetch it") from None

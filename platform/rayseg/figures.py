@@ -1,0 +1,232 @@
+"""Figures: confusion matrices, predictions beside the truth, heat maps of a sweep and training curves, as PNG files.
+
+Pure drawing from arrays. Figure objects without pyplot keep no state between calls, and a file's bytes depend on its
+content alone. Matplotlib is imported when something is drawn: it costs a command that draws nothing no time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rayseg.data.card import Card
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Color = Sequence[int]
+Series = Mapping[str, Sequence[tuple[float, float]]]
+
+VOID, UNKNOWN = (0, 0, 0), (255, 0, 255)  # what nobody labelled; a label that the card does not know
+RIGHT, WRONG, IGNORED = (240, 240, 240), (204, 32, 32), (160, 160, 160)
+LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195", "#000000")  # Okabe and Ito's
+_DPI = 100
+
+
+def mask_to_rgb(mask: ArrayLike, colors: Sequence[Color], ignore_index: int) -> NDArray[np.uint8]:
+    """Colour a mask (H,W): the classes in `colors`, ignored pixels black, labels of neither kind magenta (H,W,3)."""
+    table = np.full((256, 3), UNKNOWN, np.uint8)
+    table[: len(colors)] = np.asarray(colors, np.uint8)
+    table[ignore_index] = VOID
+    return table[np.asarray(mask)]
+
+
+def errors_to_rgb(truth: ArrayLike, prediction: ArrayLike, ignore_index: int) -> NDArray[np.uint8]:
+    """Show wrong pixels red, right ones nearly white and ignored ones grey (H,W,3)."""
+    truth, prediction = np.asarray(truth), np.asarray(prediction)
+    verdict = np.where(truth == ignore_index, 2, truth != prediction)
+    return np.array([RIGHT, WRONG, IGNORED], np.uint8)[verdict]
+
+
+def confusion_matrix(counts: ArrayLike, class_names: Sequence[str], path: Path, *, title: str = "") -> None:
+    """Draw a confusion matrix (C,C), rows truth, each row in percent, with every class's recall and IoU beside it."""
+    counts = np.asarray(counts, np.float64)
+    rows, both = counts.sum(axis=1), np.diag(counts)
+    share, size = _percent(counts, rows[:, None]), len(class_names)
+    figure = _figure(2.6 + 0.42 * size, 1.5 + 0.36 * size)
+    axes = figure.add_subplot()
+    axes.imshow(share, cmap="viridis", vmin=0, vmax=100, aspect="auto")
+    axes.set_xticks(range(size), class_names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(size), class_names)
+    axes.set(xlabel="prediction", ylabel="truth")
+    _write_cells(axes, share, [[f"{v:.0f}" if v >= 0.5 else "" for v in row] for row in share], limits=(0, 100))
+    for column, (name, values) in enumerate(
+        {"recall": np.diag(share), "IoU": _percent(both, rows + counts.sum(axis=0) - both)}.items()
+    ):
+        _write_column(axes, size + 0.25 + 1.35 * column, name, [f"{v:.1f}" if v == v else "–" for v in values])
+    _save(figure, path, title and f"{title}\n% of the truth's pixels")
+
+
+def _write_column(axes: Axes, x: float, name: str, texts: Sequence[str]) -> None:
+    for y, text in zip(range(-1, len(texts)), [name, *texts], strict=True):
+        weight = "bold" if y < 0 else "normal"
+        axes.text(x, y + (0.2 if y < 0 else 0), text, ha="center", va="center", fontsize=9, weight=weight)
+
+
+def predictions(
+    images: Sequence[ArrayLike],
+    truths: Sequence[ArrayLike],
+    predictions: Sequence[ArrayLike],
+    card: Card,
+    path: Path,
+    *,
+    titles: Sequence[str] | None = None,
+    title: str = "",
+) -> None:
+    """Draw rows of image, truth, prediction and errors, over a legend of the card's classes.
+
+    Images are (H,W,3) uint8, the rest masks (H,W) with the card's labels; `titles` name the rows.
+    """
+    colors, ignored = [spec.color for spec in card.classes], card.ignore_index
+    height, width = np.asarray(images[0]).shape[:2]
+    panel = 2.0 * height / width
+    legend_lines = -(-(len(colors) + 3) // 6)
+    figure = _figure(8.4, (panel + 0.08) * len(images) + 0.24 * legend_lines + 0.75)
+    grid = figure.subplots(len(images), 4, squeeze=False)
+    for axes, name in zip(grid[0], ("image", "truth", "prediction", "errors"), strict=True):
+        axes.set_title(name, fontsize=10)
+    for i, (image, truth, found) in enumerate(zip(images, truths, predictions, strict=True)):
+        shown = [np.asarray(image), mask_to_rgb(truth, colors, ignored), mask_to_rgb(found, colors, ignored)]
+        for axes, pixels in zip(grid[i], [*shown, errors_to_rgb(truth, found, ignored)], strict=True):
+            axes.imshow(pixels, interpolation="antialiased" if axes is grid[i, 0] else "nearest")
+            axes.set(xticks=[], yticks=[])
+        if titles is not None:
+            grid[i, 0].set_ylabel(titles[i], fontsize=8)
+    _legend(figure, card)
+    _save(figure, path, title)
+
+
+def _legend(figure: Figure, card: Card) -> None:
+    from matplotlib.patches import Patch
+
+    named = [(spec.name, spec.color) for spec in card.classes]
+    named += [("no label", VOID), ("wrong", WRONG), ("not counted", IGNORED)]
+    patches = [
+        Patch(facecolor="#{:02x}{:02x}{:02x}".format(*color), edgecolor="0.4", label=name) for name, color in named
+    ]
+    figure.legend(handles=patches, loc="outside lower center", ncols=6, fontsize=9, frameon=False)
+
+
+def heat_map(
+    values: ArrayLike,
+    row_labels: Sequence[str],
+    column_labels: Sequence[str],
+    path: Path,
+    *,
+    row_name: str,
+    column_name: str,
+    title: str = "",
+    value_name: str = "mIoU",
+    trials: ArrayLike | None = None,
+) -> None:
+    """Draw values over two searched settings, NaN where nothing ran, with the best cell framed.
+
+    Values are (R,C); `trials` (R,C), where given, says how many trials stand behind each.
+    """
+    values = np.asarray(values, np.float64)
+    counts = None if trials is None else np.asarray(trials)
+    figure = _figure(2.8 + 1.0 * len(column_labels), 1.7 + 0.62 * len(row_labels))
+    axes = figure.add_subplot(facecolor="0.93")
+    limits = _limits(values)
+    picture = axes.imshow(values, cmap="viridis", vmin=limits[0], vmax=limits[1], aspect="auto")
+    axes.set_xticks(range(len(column_labels)), column_labels)
+    axes.set_yticks(range(len(row_labels)), row_labels)
+    axes.set(xlabel=column_name, ylabel=row_name)
+    texts = [[f"{v:.3f}" if v == v else "–" for v in row] for row in values]
+    if counts is not None:
+        texts = [
+            [f"{t}\nn={n}" if n else t for t, n in zip(*row, strict=True)] for row in zip(texts, counts, strict=True)
+        ]
+    _write_cells(axes, values, texts, limits)
+    _frame_best(axes, values)
+    if not np.isnan(values).all():
+        figure.colorbar(picture, ax=axes, label=value_name)
+    _save(figure, path, title)
+
+
+def _limits(values: NDArray[np.float64]) -> tuple[float, float]:
+    known = values[~np.isnan(values)]
+    if not known.size:
+        return 0.0, 1.0
+    low, high = float(known.min()), float(known.max())
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def _frame_best(axes: Axes, values: NDArray[np.float64]) -> None:
+    from matplotlib.patches import Rectangle
+
+    if np.isnan(values).all():
+        return
+    row, column = np.unravel_index(np.nanargmax(values), values.shape)
+    corner = (float(column) - 0.47, float(row) - 0.47)
+    axes.add_patch(Rectangle(corner, 0.94, 0.94, fill=False, edgecolor="#d55e00", linewidth=3))
+
+
+def _write_cells(
+    axes: Axes, values: NDArray[np.float64], texts: Sequence[Sequence[str]], limits: tuple[float, float]
+) -> None:
+    """Write into every cell, dark on the bright end of the map."""
+    low, high = limits
+    for (row, column), value in np.ndenumerate(values):
+        bright = not (value - low) / (high - low) < 0.6
+        axes.text(column, row, texts[row][column], ha="center", va="center", fontsize=9, color="0.1" if bright else "1")
+
+
+def curves(
+    series: Series, path: Path, *, title: str = "", value_name: str = "mIoU", step_name: str = "optimizer step"
+) -> None:
+    """Draw one line per trial, (step, value) points; the eight with the highest last value in colour and named."""
+    figure = _figure(8, 4.5)
+    axes = figure.add_subplot()
+    drawn = {name: np.asarray(points, np.float64) for name, points in series.items() if len(points)}
+    ranked = sorted(drawn, key=lambda name: _last(drawn[name]), reverse=True)
+    for name in ranked[len(LINES) :]:
+        axes.plot(*drawn[name].T, color="0.8", linewidth=1)
+    for name, color in zip(ranked, LINES, strict=False):
+        axes.plot(*drawn[name].T, color=color, linewidth=1.8, marker="o", markersize=3)
+    axes.set(xlabel=step_name, ylabel=value_name)
+    axes.grid(color="0.9", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    _name_ends(axes, {name: drawn[name][-1] for name in ranked[: len(LINES)]}, len(ranked) - len(LINES))
+    _save(figure, path, title)
+
+
+def _last(points: NDArray[np.float64]) -> float:
+    return float(points[-1, 1]) if not math.isnan(points[-1, 1]) else -math.inf
+
+
+def _name_ends(axes: Axes, ends: Mapping[str, NDArray[np.float64]], others: int) -> None:
+    """Write the names right of the plot in the order of their last values, each as near to its line as room allows."""
+    low, high = axes.get_ylim()
+    room, previous = 0.055, 1.0 + 0.055
+    for (name, (_, value)), color in zip(ends.items(), LINES, strict=False):
+        place = (value - low) / (high - low) if value == value else 0.0
+        previous = min(place, previous - room)
+        axes.text(1.015, previous, name, color=color, transform=axes.transAxes, va="center", fontsize=9)
+    if others > 0:
+        below = previous - room
+        axes.text(1.015, below, f"{others} more", color="0.5", transform=axes.transAxes, va="center", fontsize=9)
+
+
+def _percent(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+    part, whole = np.broadcast_arrays(part, whole)
+    return np.divide(100 * part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=_DPI, layout="constrained", facecolor="white")
+
+
+def _save(figure: Any, path: Path, title: str) -> None:
+    if title:
+        figure.suptitle(title, fontsize=11)
+    figure.savefig(path, format="png", metadata={"Software": None}, pil_kwargs={"compress_level": 9})

@@ -1,0 +1,1 @@
+"""Sweeps as plain values: which points, which trials, what came out. Nothing here knows Ray."""

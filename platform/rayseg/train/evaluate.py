@@ -1,0 +1,102 @@
+"""Evaluation on whole images, one at a time at their own size; ranks share the split and add up their counts."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from rayseg.config import RunConfig
+from rayseg.data.plan import shard_for_rank
+from rayseg.data.reader import ShardSet
+from rayseg.errors import DataError
+from rayseg.metrics import ConfusionMatrix
+from rayseg.train.runtime import Runtime, share_buffers, sum_over_ranks
+from rayseg.train.step import to_device
+
+
+class Evaluation(NamedTuple):
+    """What one pass over a split gave; `shown` holds predicted masks by sample position, on rank 0."""
+
+    confusion: ConfusionMatrix
+    shown: dict[int, np.ndarray]
+
+    def metrics(self, class_names: Sequence[str]) -> dict[str, float]:
+        """Name the figures: `miou`, `pixel_accuracy`, `mean_accuracy`, and `iou/<class>` where it is defined."""
+        per_class = {
+            f"iou/{name}": float(v)
+            for name, v in zip(class_names, self.confusion.iou(), strict=True)
+            if not np.isnan(v)
+        }
+        return {
+            "miou": float(self.confusion.miou()),
+            "pixel_accuracy": float(self.confusion.pixel_accuracy()),
+            "mean_accuracy": float(self.confusion.mean_accuracy()),
+            **per_class,
+        }
+
+
+def evaluate(
+    model: nn.Module,
+    shards: ShardSet,
+    runtime: Runtime,
+    *,
+    config: RunConfig,
+    precision: torch.dtype,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Predict a split's images (the first `data.val_samples` where that is set) and count. Every rank calls it.
+
+    The images shown are the same ones in every run over the same split: spread evenly over it.
+
+    Every rank takes over rank 0's batch statistics first: those are what is committed.
+
+    Raises:
+        DataError: the split is empty, or has no labelled pixel.
+    """
+    total = min(config.data.val_samples or len(shards), len(shards))
+    if not total:
+        raise DataError("the split is empty", shards.folder, "evaluate a split that has samples")
+    confusion = ConfusionMatrix(shards.num_classes, shards.ignore_index)
+    share_buffers(model)
+    training = model.training
+    model.eval()
+    for position in shard_for_rank(total, runtime.rank, runtime.world):
+        sample = shards.read(position)
+        confusion.update(predict(model, sample.image, runtime.device, precision), sample.mask)
+        if progress is not None:
+            progress(position + 1, total)
+    counts = sum_over_ranks(torch.from_numpy(confusion.counts).to(runtime.device))
+    confusion.counts[...] = counts.cpu().numpy()
+    if not confusion.counts.any():
+        raise DataError("no pixel of the split is labelled", shards.folder, "evaluate a split that has labels")
+    mine = shown_positions(total, config.train.shown_images) if runtime.rank == 0 else []
+    kept = {i: predict(model, shards.read(i).image, runtime.device, precision) for i in mine}
+    model.train(training)
+    return Evaluation(confusion, kept)
+
+
+def shown_positions(total: int, shown: int) -> list[int]:
+    """Choose `shown` positions spread evenly over `total` samples."""
+    return sorted({int(i) for i in np.linspace(0, total - 1, min(shown, total))}) if shown else []
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, image: np.ndarray, device: torch.device, precision: torch.dtype) -> np.ndarray:
+    """Predict the mask (H,W) uint8 of one image (H,W,3) uint8 with a model in evaluation mode."""
+    x_BCHW = to_device(image[None], device, channels_last=True)
+    with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
+        logits_BCHW = model(x_BCHW)["main"]
+    return logits_BCHW[0].argmax(0).to(torch.uint8).cpu().numpy()
+
+
+def to_bytes(evaluation: Evaluation) -> bytes:
+    """Give counts and shown masks as an .npz file, to be kept in the commit that they belong to."""
+    arrays: dict[str, Any] = {f"mask_{position}": mask for position, mask in evaluation.shown.items()}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, counts=evaluation.confusion.counts, **arrays)
+    return buffer.getvalue()

@@ -1,0 +1,117 @@
+"""Where a run happens: rank, world, device, reporting, stopping. `fit` never knows which runtime it has."""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Literal, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from rayseg.errors import CheckpointError
+
+Stop = Literal["pause", "end"]
+"""`pause`: commit, and go on another day (Ctrl-C). `end`: a scheduler gave the run up; draw it and close it."""
+
+PATIENCE_S = 20.0
+"""How long a restarted run waits for its predecessor, killed a moment ago, to be gone."""
+
+
+class Runtime(Protocol):
+    """The seam between the loop and the cluster.
+
+    `rank`, `world` and `device` are fixed for the runtime's life; `run_dir` is absolute and the same on all ranks.
+    """
+
+    rank: int
+    world: int
+    device: torch.device
+    run_dir: Path
+
+    def report(self, metrics: Mapping[str, float]) -> None:
+        """Tell whoever launched the run how it goes. Every rank calls it, after each evaluation."""
+
+    def stop(self) -> Stop | None:
+        """Say whether the run should go no further. Asked after every step; every rank gets the same answer."""
+
+
+class LocalRuntime:
+    """One process, no cluster: a laptop or a test."""
+
+    rank, world = 0, 1
+
+    def __init__(self, run_dir: Path, device: str | torch.device | None = None) -> None:
+        self.run_dir = run_dir.absolute()
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.wanted: Stop | None = None
+
+    def report(self, metrics: Mapping[str, float]) -> None:
+        """Nobody is listening; the tracker has it."""
+
+    def stop(self) -> Stop | None:
+        """Answer what a signal handler or a test set."""
+        return self.wanted
+
+
+def sum_over_ranks(tensor: Tensor) -> Tensor:
+    """Add up the tensor over all ranks, in place; every rank calls it."""
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give every rank rank 0's buffers, the running statistics of batch norm among them."""
+    if dist.is_available() and dist.is_initialized():
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
+
+
+def from_chief(number: int, device: torch.device) -> int:
+    """Give every rank rank 0's whole number, so that all decide alike; every rank calls it."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return number
+    shared = torch.tensor(number, dtype=torch.int64, device=device)
+    dist.broadcast(shared, 0)
+    return int(shared)
+
+
+@contextmanager
+def holding(runtime: Runtime) -> Iterator[None]:
+    """Hold the run directory on rank 0 for as long as the run works in it; the system frees it when the process dies.
+
+    Raises:
+        CheckpointError: another process works in it.
+    """
+    if runtime.rank != 0:
+        yield
+        return
+    try:
+        runtime.run_dir.mkdir(parents=True, exist_ok=True)
+        lock = (runtime.run_dir / ".lock").open("w")
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot work in it: {error.strerror}", runtime.run_dir, "choose a directory that you may write to"
+        ) from None
+    with lock as file:
+        until = time.monotonic() + PATIENCE_S
+        while not _locked(file):
+            if time.monotonic() > until:
+                raise CheckpointError(
+                    "another process works in it", runtime.run_dir, "wait for it, or choose another run directory"
+                )
+            time.sleep(0.1)
+        yield
+
+
+def _locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

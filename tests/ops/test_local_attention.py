@@ -1,0 +1,153 @@
+"""Local attention against its naive twin: unfolded keys and values, a softmax over the taps."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from rayseg.ops.local_attention import DENSE_PX, local_attention
+
+Attention = Callable[..., Tensor]
+
+
+def unfolded(q: Tensor, k: Tensor, v: Tensor, *, kernel_size: int, dilation: int) -> Tensor:
+    """Copy every tap of every pixel: k x k times the map. Zero padding: outside, logit 0 and value 0."""
+    B, D, H, W = q.shape
+    padding = dilation * (kernel_size // 2)
+    keys, values = (functional.unfold(x, kernel_size, dilation=dilation, padding=padding) for x in (k, v))
+    keys, values = keys.view(B, D, -1, H * W), values.view(B, v.shape[1], -1, H * W)
+    weights = (q.view(B, D, 1, H * W) * keys).sum(1, keepdim=True).softmax(2)
+    return (weights * values).sum(2).view(B, -1, H, W)
+
+
+def maps(
+    B: int, D: int, C: int, H: int, W: int, *, dtype: torch.dtype = torch.float64, seed: int = 0
+) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(B, c, H, W, dtype=dtype, generator=generator, requires_grad=True) for c in (D, D, C))
+
+
+def with_gradients(attention: Attention, qkv: tuple[Tensor, ...], window: dict[str, int]) -> list[Tensor]:
+    out = attention(*qkv, **window)
+    upstream = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out).sin()
+    return [out.detach(), *torch.autograd.grad(out, qkv, upstream)]
+
+
+LARGE = DENSE_PX + 3  # a sub-grid of this many pixels is tiled, smaller ones are dense
+SIZES = [(2, 13, 17), (1, 7, 9), (1, 3, 2), (1, 1, 1), (1, LARGE, 2 * LARGE)]
+
+
+@pytest.mark.parametrize("kernel_size", [3, 5, 7])
+@pytest.mark.parametrize("dilation", [1, 2, 3, 6])
+@pytest.mark.parametrize(("batch", "height", "width"), SIZES)
+def test_equals_the_unfolded_form(kernel_size: int, dilation: int, batch: int, height: int, width: int) -> None:
+    window = {"kernel_size": kernel_size, "dilation": dilation}
+    qkv = maps(batch, 4, 6, height, width)
+    for ours, naive in zip(
+        with_gradients(local_attention, qkv, window), with_gradients(unfolded, qkv, window), strict=True
+    ):
+        torch.testing.assert_close(ours, naive, rtol=1e-12, atol=1e-13)
+
+
+def test_tiles_at_large_dilated_maps_equal_the_unfolded_form() -> None:
+    window = {"kernel_size": 5, "dilation": 3}
+    qkv = maps(1, 3, 2, 3 * LARGE + 1, 3 * LARGE - 2)
+    for ours, naive in zip(
+        with_gradients(local_attention, qkv, window), with_gradients(unfolded, qkv, window), strict=True
+    ):
+        torch.testing.assert_close(ours, naive, rtol=1e-12, atol=1e-13)
+
+
+def test_a_pixel_reads_its_window_and_nothing_else() -> None:
+    q, k, v = (x.detach() for x in maps(1, 4, 1, 15, 15))
+    k.zero_()  # equal logits: the result is the mean over all k * k taps, outside ones counting as 0
+    v.zero_()[0, 0, 7, 7] = 25.0
+    out = local_attention(q, k, v, kernel_size=5, dilation=3)[0, 0]
+    reached = {(7 + 3 * a, 7 + 3 * b) for a in range(-2, 3) for b in range(-2, 3)}
+    for y in range(15):
+        for x in range(15):
+            assert out[y, x].item() == pytest.approx(1.0 if (y, x) in reached else 0.0)
+
+
+def test_taps_outside_stay_in_the_denominator() -> None:
+    q, k, v = (torch.ones(1, 1, 9, 9) for _ in range(3))
+    corner = local_attention(q, k.mul_(0), v, kernel_size=3, dilation=4)[0, 0, 0, 0]
+    assert corner.item() == pytest.approx(4 / 9)  # 4 of 9 taps inside
+
+
+def test_channels_last_maps_give_the_same() -> None:
+    qkv = maps(2, 8, 8, 12, 10)
+    last = [x.detach().to(memory_format=torch.channels_last) for x in qkv]
+    window = {"kernel_size": 5, "dilation": 2}
+    torch.testing.assert_close(local_attention(*last, **window), local_attention(*qkv, **window).detach())
+
+
+@pytest.mark.parametrize("height", [20, 3 * LARGE])
+def test_bf16_autocast_is_close_to_float32(height: int) -> None:
+    qkv = maps(1, 16, 16, height, 20, dtype=torch.float32)
+    window = {"kernel_size": 3, "dilation": 2}
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = with_gradients(local_attention, qkv, window)
+    for a, b in zip(rough, with_gradients(local_attention, qkv, window), strict=True):
+        assert (a.float() - b).norm() < 0.03 * b.norm()
+
+
+@pytest.mark.parametrize(("kernel_size", "dilation"), [(4, 1), (0, 1), (3, 0)])
+def test_a_window_without_centre_is_refused(kernel_size: int, dilation: int) -> None:
+    with pytest.raises(ValueError, match="must be odd"):
+        local_attention(*maps(1, 1, 1, 4, 4), kernel_size=kernel_size, dilation=dilation)
+
+
+# --- memory ---------------------------------------------------------------------------------------------------------
+
+
+class LiveBytes(TorchDispatchMode):
+    """Watches every tensor that an operation makes: the bytes alive now, and the most there were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive: dict[int, int] = {}
+        self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_iter(result):
+            if isinstance(tensor, Tensor) and (key := tensor.untyped_storage()._cdata) not in self.alive:
+                self.alive[key] = tensor.untyped_storage().nbytes()
+                weakref.finalize(tensor.untyped_storage(), self.alive.pop, key)
+        self.peak = max(self.peak, sum(self.alive.values()))
+        return result
+
+
+@contextmanager
+def watched() -> Iterator[LiveBytes]:
+    with LiveBytes() as mode:
+        yield mode
+
+
+def peak_bytes(attention: Attention, qkv: tuple[Tensor, ...], window: dict[str, int]) -> int:
+    with watched() as live:
+        torch.autograd.grad(attention(*qkv, **window).sum(), qkv)
+    return live.peak
+
+
+def test_training_keeps_a_few_maps_where_the_unfolded_form_keeps_a_window_of_maps() -> None:
+    for window in ({"kernel_size": 5, "dilation": 6}, {"kernel_size": 7, "dilation": 1}):
+        qkv = maps(1, 8, 8, 49, 49, dtype=torch.float32)
+        one_map = qkv[0].nbytes
+        assert peak_bytes(local_attention, qkv, window) < 25 * one_map
+        assert peak_bytes(unfolded, qkv, window) > 2 * window["kernel_size"] ** 2 * one_map
+
+
+def test_peak_at_the_papers_size() -> None:
+    qkv = maps(1, 64, 512, 97, 97, dtype=torch.float32)
+    assert peak_bytes(local_attention, qkv, {"kernel_size": 5, "dilation": 6}) < 130e6  # unfolded: 1529e6

@@ -1,0 +1,85 @@
+"""RunConfig: dotted names, refusals, identity, and recipes that hold."""
+
+import pytest
+
+from rayseg import config as configs
+from rayseg import recipe
+from rayseg.errors import UsageError
+from rayseg.schema import parse, to_dict
+
+
+def base(**settings):
+    return configs.merged(recipe.load("gald/scenes").run, {"data.shards": "/nowhere", **settings})
+
+
+@pytest.mark.parametrize("name", recipe.names())
+def test_every_recipe_is_a_run(name):
+    config = configs.from_dict(configs.merged(recipe.load(name).run, {"data.shards": "/nowhere"}))
+    assert parse(type(config), to_dict(config), name) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("optim.lr=1e-3", 1e-3),
+        ("loss.ohem=true", True),
+        ("augment.crop_px=[64, 96]", [64, 96]),
+        ("a.b=resnet18", "resnet18"),
+    ],
+)
+def test_settings_are_typed(text, value):
+    assert configs.parse_setting(text) == (text.split("=")[0], value)
+
+
+@pytest.mark.parametrize("text", ["lr", "lr=", "=3", "a..b=1", "a b=1"])
+def test_unreadable_setting_is_refused(text):
+    with pytest.raises(UsageError, match=r"a\.b=c"):
+        configs.parse_settings([text])
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"optim.learning_rat": 0.1}, "unknown key"),
+        ({"optim.lr": -0.1}, "optim.lr"),
+        ({"train.steps": 0}, "train.steps"),
+        ({"train.batch": 7, "train.workers": 2}, "not a multiple of train.workers"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**32}, "seed"),
+        ({"head.name": "galdd"}, "did you mean 'gald'"),
+        ({"head.kernel_size": 4}, "kernel_size"),
+        ({"head.dilation": 0}, "dilation"),
+        ({"loss.ohem": True, "loss.ohem_min_kept": 8 * 128 * 128}, "keeps them all"),
+        ({"augment.crop_px": [0, 64]}, "crop_px"),
+        ({"backbone.output_stride": 7}, "output_stride"),
+    ],
+)
+def test_wrong_values_are_refused_in_one_line(settings, says):
+    with pytest.raises(UsageError) as caught:
+        configs.from_dict(base(**settings))
+    assert says in str(caught.value)
+    assert len(str(caught.value)) <= 300
+
+
+def test_another_head_drops_the_old_ones_options():
+    mapping = base(**{"head.name": "fcn"})
+    assert mapping["head"] == {"name": "fcn"}
+
+
+def test_merged_leaves_its_base_alone():
+    nested = {"a": {"b": 1}}
+    assert configs.merged(nested, {"a.b": 2, "c.d": 3}) == {"a": {"b": 2}, "c": {"d": 3}}
+    assert nested == {"a": {"b": 1}}
+
+
+def test_identity_ignores_only_what_does_not_train():
+    one = configs.from_dict(base())
+    moved = configs.from_dict(base(**{"data.shards": "/elsewhere", "train.workers": 2, "data.loader_threads": 7}))
+    other = configs.from_dict(base(**{"optim.lr": 0.04}))
+    assert configs.digest(one) == configs.digest(moved)
+    assert configs.digest(one) != configs.digest(other)
+
+
+def test_no_weight_on_the_auxiliary_loss_builds_no_auxiliary_head():
+    assert configs.from_dict(base()).model(11).auxiliary
+    assert not configs.from_dict(base(**{"loss.aux_weight": 0.0})).model(11).auxiliary
