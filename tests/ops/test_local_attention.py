@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+import functools
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 
+from measure import live_bytes
+from naive.local_attention import local_attention as unfolded
 from rayseg.ops.local_attention import DENSE_PX, local_attention
 
 Attention = Callable[..., Tensor]
-
-
-def unfolded(q: Tensor, k: Tensor, v: Tensor, *, kernel_size: int, dilation: int) -> Tensor:
-    """Copy every tap of every pixel: k x k times the map. Zero padding: outside, logit 0 and value 0."""
-    B, D, H, W = q.shape
-    padding = dilation * (kernel_size // 2)
-    keys, values = (functional.unfold(x, kernel_size, dilation=dilation, padding=padding) for x in (k, v))
-    keys, values = keys.view(B, D, -1, H * W), values.view(B, v.shape[1], -1, H * W)
-    weights = (q.view(B, D, 1, H * W) * keys).sum(1, keepdim=True).softmax(2)
-    return (weights * values).sum(2).view(B, -1, H, W)
 
 
 def maps(
@@ -110,34 +97,8 @@ def test_a_window_without_centre_is_refused(kernel_size: int, dilation: int) -> 
 # --- memory ---------------------------------------------------------------------------------------------------------
 
 
-class LiveBytes(TorchDispatchMode):
-    """Watches every tensor that an operation makes: the bytes alive now, and the most there were."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.alive: dict[int, int] = {}
-        self.peak = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_iter(result):
-            if isinstance(tensor, Tensor) and (key := tensor.untyped_storage()._cdata) not in self.alive:
-                self.alive[key] = tensor.untyped_storage().nbytes()
-                weakref.finalize(tensor.untyped_storage(), self.alive.pop, key)
-        self.peak = max(self.peak, sum(self.alive.values()))
-        return result
-
-
-@contextmanager
-def watched() -> Iterator[LiveBytes]:
-    with LiveBytes() as mode:
-        yield mode
-
-
 def peak_bytes(attention: Attention, qkv: tuple[Tensor, ...], window: dict[str, int]) -> int:
-    with watched() as live:
-        torch.autograd.grad(attention(*qkv, **window).sum(), qkv)
-    return live.peak
+    return live_bytes(functools.partial(attention, **window), qkv, training=True).peak
 
 
 def test_training_keeps_a_few_maps_where_the_unfolded_form_keeps_a_window_of_maps() -> None:
