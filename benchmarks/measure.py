@@ -29,22 +29,30 @@ Form = Callable[..., Tensor]
 
 
 class LiveBytes(TorchDispatchMode):
-    """Watches every tensor that an operation makes: the bytes alive now, and the most there were."""
+    """Watches every tensor that an operation makes: the bytes alive now, and the most there were.
 
-    def __init__(self) -> None:
+    Views of `inputs` are no new bytes.
+    """
+
+    def __init__(self, inputs: Sequence[Tensor] = ()) -> None:
         super().__init__()
+        self.given = {x.untyped_storage()._cdata for x in inputs}
         self.alive: dict[int, int] = {}
         self.peak = self.largest = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for tensor in tree_iter(result):
-            if isinstance(tensor, Tensor) and (key := tensor.untyped_storage()._cdata) not in self.alive:
-                self.alive[key] = tensor.untyped_storage().nbytes()
-                self.largest = max(self.largest, self.alive[key])
-                weakref.finalize(tensor.untyped_storage(), self.alive.pop, key)
+            if isinstance(tensor, Tensor):
+                self._count(tensor.untyped_storage())
         self.peak = max(self.peak, sum(self.alive.values()))
         return result
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        if (key := storage._cdata) not in self.alive and key not in self.given:
+            self.alive[key] = storage.nbytes()
+            self.largest = max(self.largest, self.alive[key])
+            weakref.finalize(storage, self.alive.pop, key)
 
 
 def run(form: Form, inputs: Sequence[Tensor], *, training: bool) -> None:
@@ -62,7 +70,7 @@ def live_bytes(form: Form, inputs: Sequence[Tensor], *, training: bool) -> LiveB
 
     The inputs do not count. What a fused kernel allocates inside itself is not seen.
     """
-    with LiveBytes() as watched:
+    with LiveBytes(inputs) as watched:
         run(form, inputs, training=training)
     return watched
 

@@ -97,6 +97,31 @@ def shard(card: str, root: Path | None, out: Path, workers: int) -> None:
 
 
 @rayseg.command()
+@click.argument("name", metavar="[CARD]", required=False)
+@click.option(
+    "--root", type=folder, envvar="RAYSEG_DATA", help="The folder that has one for each data set [RAYSEG_DATA]."
+)
+@click.option("--template", is_flag=True, help="Print a card to make your own of.")
+@click.pass_context
+def cards(ctx: click.Context, name: str | None, root: Path | None, template: bool) -> None:
+    """List the data sets that have a card and what is found of them, or tell all of one card."""
+    from rayseg import recipe
+    from rayseg.data import card, catalogue
+
+    if template:
+        if name or ctx.get_parameter_source("root") is click.core.ParameterSource.COMMANDLINE:
+            raise UsageError("--template takes nothing beside it", "rayseg cards", "leave CARD and --root out")
+        return click.echo(catalogue.template(), nl=False)
+    lines = catalogue.table(root)
+    if name is not None:
+        fitting = [one for one in recipe.names() if recipe.load(one).dataset == card.load(name).name]
+        lines = catalogue.details(card.load(name), root, fitting)
+    for line in lines:
+        say(line)
+    return None
+
+
+@rayseg.command()
 @click.argument("shards_dir", metavar="DIR", type=folder)
 def verify(shards_dir: Path) -> None:
     """Check every byte of a folder of shards; exit 3 with the shard and the reason where one is damaged."""
@@ -140,11 +165,31 @@ def _sizes(sizes: dict[str, int]) -> str:
 @click.option("--size", default="3x512x512", show_default=True, metavar="CxHxW")
 @click.option("--classes", type=click.IntRange(2), default=19, show_default=True)
 @click.option("--output-stride", type=click.Choice(["8", "16", "32"]), default="8", show_default=True)
+@click.option("--paper-figures", is_flag=True, help="Instead: the papers' published sizes and costs, and our counts.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
-def models(
-    head_names: tuple[str, ...], backbone: str, size: str, classes: int, output_stride: str, as_json: bool
-) -> None:
+@click.pass_context
+def models(ctx: click.Context, paper_figures: bool, as_json: bool, **chosen: Any) -> None:
     """Print parameters and FLOPs of each head on a backbone."""
+    if not paper_figures:
+        return _costs(as_json=as_json, **chosen)
+    given = [name for name in chosen if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT]
+    if given:
+        option = "--" + given[0].removesuffix("_names").replace("_", "-")
+        raise UsageError("would be ignored with --paper-figures", option, "drop it: each cell has its own net and size")
+    return _paper_figures(as_json)
+
+
+def _paper_figures(as_json: bool) -> None:
+    from rayseg import calibration
+
+    table = calibration.rows()
+    for line in [json.dumps(row._asdict()) for row in table] if as_json else calibration.text(table):
+        say(line)
+
+
+def _costs(
+    *, head_names: tuple[str, ...], backbone: str, size: str, classes: int, output_stride: str, as_json: bool
+) -> None:
     from rayseg import segmenter
 
     shape = _size(size)
@@ -216,18 +261,38 @@ def _pause_on_interrupt(runtime: Any) -> None:
 @click.argument("run_dir", metavar="RUN", type=folder)
 @click.option("--shards", type=folder, help="Other shards than those it was trained on.")
 @click.option("--split", default=None, help="The split; the run's own validation split when absent.")
+@click.option("--scales", metavar="S,S,...", help="Scales whose probabilities are averaged, e.g. 0.75,1,1.25.")
+@click.option("--flip/--no-flip", default=None, help="Average with the mirrored image too, or not.")
+@click.option("--window", metavar="HxW", help="Slide windows of this size over the image; `none` for whole images.")
 @click.option("--json", "as_json", is_flag=True)
-def evaluate(run_dir: Path, shards: Path | None, split: str | None, as_json: bool) -> None:
-    """Evaluate a run's best commit on whole images."""
-    from rayseg.train.inference import evaluate_run
+def evaluate(run_dir: Path, shards: Path | None, split: str | None, as_json: bool, **given: Any) -> None:
+    """Evaluate a run's best commit with the run's own test settings (its `test` table), or with others."""
+    from rayseg.train.inference import chosen_views, evaluate_run
 
-    with _bar(f"evaluating {run_dir}") as tick:
-        metrics = evaluate_run(run_dir, shards, split, progress=tick)
+    views = chosen_views(run_dir, _views(**given))
+    with _bar(f"evaluating {run_dir} ({views})") as tick:
+        metrics = evaluate_run(run_dir, shards, split, views=views, progress=tick)
     if as_json:
         say(json.dumps(metrics))
         return
     for name, value in metrics.items():
         say(f"{name:24}{value:.4f}")
+
+
+def _views(scales: str | None, flip: bool | None, window: str | None) -> dict[str, Any]:
+    """Read what was given of a run's test settings; what was not given is not in it."""
+    chosen: dict[str, Any] = {} if flip is None else {"flip": flip}
+    try:
+        if scales is not None:
+            chosen["scales"] = [float(scale) for scale in scales.split(",")]
+    except ValueError:
+        raise UsageError(f"cannot read '{scales}'", "--scales", "write it as 0.5,1,1.5") from None
+    if window is not None:
+        sides = window.lower().split("x")
+        if window != "none" and (len(sides) != 2 or not all(side.isdigit() for side in sides)):
+            raise UsageError(f"cannot read '{window}'", "--window", "write it as 769x769, or none")
+        chosen["window_px"] = None if window == "none" else [int(side) for side in sides]
+    return chosen
 
 
 @rayseg.command()

@@ -7,9 +7,10 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from rayseg import backbone as backbones
 from rayseg import losses, segmenter
@@ -32,7 +33,10 @@ class DataConfig(Value):
 
 
 class TrainConfig(Value):
-    """How long, how much at once, on how many workers. `step` counts optimizer updates; `batch` is global."""
+    """How long, how much at once, on how many workers. `step` counts optimizer updates; `batch` is global.
+
+    `freeze_norm` keeps batch norm as it is, statistics and weights (GALD's stage on coarse labels).
+    """
 
     steps: Count
     batch: Count
@@ -41,13 +45,48 @@ class TrainConfig(Value):
     log_every: Count = 10
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     channels_last: bool = True
+    freeze_norm: bool = False
     shown_images: Annotated[int, Field(ge=0, le=64)] = 4
 
 
+_STRIDE = 2 / 3
+
+
+class ViewConfig(Value):
+    """The views of an image whose class probabilities are averaged at test time (`train.views` says how).
+
+    Every one of `scales`, with `flip` mirrored too. With `window_px` (height, width, on the scaled image) the model
+    sees windows instead of the whole, `stride` of a window apart (PSPNet's 2/3).
+    """
+
+    scales: Annotated[tuple[augmentation.Scale, ...], Field(min_length=1, max_length=32)] = (1.0,)
+    flip: bool = False
+    window_px: tuple[augmentation.Side, augmentation.Side] | None = None
+    stride: Annotated[float, Field(gt=0, le=1)] = _STRIDE
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if len(set(self.scales)) != len(self.scales):
+            raise ValueError(f"scales = {list(self.scales)}: give each scale once")
+        if self.window_px is None and self.stride != _STRIDE:
+            raise ValueError(f"stride = {self.stride} would be ignored without window_px: give both or neither")
+        return self
+
+    def __str__(self) -> str:
+        what = "whole images" if self.window_px is None else "windows of {}x{} px".format(*self.window_px)
+        at = f" at scales {' '.join(f'{scale:g}' for scale in self.scales)}" if self.scales != (1.0,) else ""
+        return f"{what}{at}{', and mirrored' if self.flip else ''}"
+
+
 class RunConfig(Value):
-    """Everything that decides a run. `schema.to_dict` and `schema.parse` are inverse to each other on it."""
+    """Everything that decides a run. `schema.to_dict` and `schema.parse` are inverse to each other on it.
+
+    `start_from` is a run (its best commit) or a commit whose weights the model has before step 0; a relative path is
+    taken from where the config is made, for workers run elsewhere. `test` is what `rayseg evaluate` and `predict` use.
+    """
 
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    start_from: str | None = None
     data: DataConfig
     backbone: backbones.Config = backbones.Config()
     head: segmenter.AnyHead
@@ -55,9 +94,21 @@ class RunConfig(Value):
     optim: optimizers.Config = optimizers.Config()
     augment: augmentation.Config
     train: TrainConfig
+    test: ViewConfig = ViewConfig()
+
+    @field_validator("start_from")
+    @classmethod
+    def _absolute(cls, path: str | None) -> str | None:
+        if path is not None and not path.strip():
+            raise UsageError("it goes on from a trained run", "start_from", "name that run: --set start_from=RUN")
+        return None if path is None else str(Path(path).expanduser().absolute())
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
+        if self.start_from is not None and (self.backbone.pretrained or self.backbone.weights is not None):
+            given = "weights" if self.backbone.weights is not None else "pretrained"
+            fix = "keep one of them"
+            raise UsageError(f"backbone.{given} would be overwritten by start_from's weights", "config", fix)
         if self.train.batch % self.train.workers:
             raise UsageError(
                 f"train.batch = {self.train.batch} is not a multiple of train.workers = {self.train.workers}",
@@ -79,6 +130,14 @@ class RunConfig(Value):
             backbone=self.backbone, head=self.head, num_classes=num_classes, auxiliary=self.loss.aux_weight > 0
         )
 
+    def while_training(self) -> Self:
+        """Give the config that a run evaluates itself with: one view of each image, so that a curve costs little.
+
+        A window stays: a head that was trained on crops may need one to be judged at all.
+        """
+        one = self.test.model_copy(update={"scales": (1.0,), "flip": False})
+        return self.model_copy(update={"test": one})
+
 
 def from_dict(mapping: Mapping[str, Any], where: object = "config") -> RunConfig:
     """Build a run's config from plain types.
@@ -89,13 +148,14 @@ def from_dict(mapping: Mapping[str, Any], where: object = "config") -> RunConfig
     return parse(RunConfig, mapping, where)
 
 
-_FREE = {"data.loader_threads", "data.shards", "train.workers", "train.log_every"}
+_FREE = {"data.loader_threads", "data.shards", "train.workers", "train.log_every", "test.scales", "test.flip"}
 
 
 def identity(config: RunConfig) -> dict[str, Any]:
     """Flatten what decides the result: two configs of equal identity train the same model.
 
-    Where the shards lie, how many threads read them and how many workers share the batch may change at a resume.
+    Where the shards lie, how many threads read them and how many workers share the batch may change at a resume; so
+    may what only `rayseg evaluate` reads.
     """
     return {name: value for name, value in flatten(to_dict(config)).items() if name not in _FREE}
 

@@ -1,4 +1,8 @@
-"""Recipes: what a run starts from, as data in `recipes/<head>/<what>.toml`. Their tables are RunConfig's own."""
+"""Recipes: what a run starts from, as data in `recipes/<head>/<what>.toml`. Their tables are RunConfig's own.
+
+In a paper's recipe every value is the paper's, or its line says `# choice: why`; epochs are turned into steps by the
+arithmetic beside them. A later stage has `start_from = ""`: which run it goes on from is the user's to name.
+"""
 
 from __future__ import annotations
 

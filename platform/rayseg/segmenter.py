@@ -47,7 +47,8 @@ class OwnAuxiliary(Protocol):
 class Segmenter(nn.Module):
     """Images (B,3,H,W) float to logits (B,num_classes,H,W) by name: `"main"`, the head's own, in training `"aux"`.
 
-    Logits are float32 (float64 in a float64 model), whatever autocast computed in.
+    Those of `border_outputs` have one channel. Logits are float32 (float64 in a float64 model), whatever autocast
+    computed in.
     """
 
     def __init__(self, config: Config) -> None:
@@ -73,6 +74,11 @@ class Segmenter(nn.Module):
     def loss_weights(self) -> dict[str, float]:
         """Weight of each auxiliary output of the head's own; the weight of `"aux"` is the loss config's."""
         return self.head.loss_weights()
+
+    @property
+    def border_outputs(self) -> tuple[str, ...]:
+        """The outputs (B,1,H,W) that learn where classes meet, of those that this head makes."""
+        return tuple(name for name in self.head.border_outputs if name in self.loss_weights())
 
 
 def _auxiliary(head: heads.SegmentationHead, config: Config, in_channels: int) -> nn.Module:

@@ -43,6 +43,14 @@ def test_an_unknown_card_names_the_nearest(name: str) -> None:
     assert name != "camvd" or "did you mean 'camvid'" in str(caught.value)
 
 
+FILES = {"images": "t/*.png", "masks": "m/*.png"}
+
+
+def two(first: dict[str, Any], second: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    """Two classes with something more in each."""
+    return [{"name": f"c{i}", "color": [i, 0, 0]} | more for i, more in enumerate((first, second or {}))]
+
+
 FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"ignore_indx": 3}, "unknown key 'ignore_indx'.*did you mean 'ignore_index'"),
     (
@@ -69,6 +77,32 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"splits": {"train": {"images": "*/*.png", "masks": "m/*.png"}}}, r"as many \* in"),
     ({"generated": {"seed": 0, "height": 32, "width": 32}}, "takes 'count' alone"),
     ({"generated": {"seed": -1, "height": 32, "width": 32}}, "generated.seed = -1"),
+    ({"labels": {"codng": "color"}}, "unknown key 'labels.codng'.*did you mean 'coding'"),
+    ({"labels": {"coding": "colour"}}, "labels.coding = "),
+    ({"labels": {"coding": "color", "shift": 1}}, "'shift' does not go with the coding 'color'"),
+    ({"labels": {"coding": "color", "ignore": [0]}}, "'ignore' does not go with the coding 'color'"),
+    ({"labels": {"ignore_colors": [[0, 0, 0]]}}, "'ignore_colors' does not go with the coding 'value'"),
+    ({"classes": two({"colors": [[1, 1, 1]]})}, "'colors of a class' does not go with the coding 'value'"),
+    ({"classes": two({"values": [1]})}, "what masks store as 1 stands for two labels"),
+    ({"classes": two({"values": [9]})}, "what masks store as 9 stands for two labels"),
+    ({"classes": two({"values": [7]}, {"values": [8]}), "labels": {"shift": 1}}, "leave 'shift' out"),
+    ({"classes": two({"values": []})}, "values = "),
+    ({"classes": two({"values": [65536]})}, "values.0 = 65536"),
+    ({"labels": {"shift": 1, "ignore": [5]}}, "what masks store as 5 stands for two labels"),
+    ({"labels": {"variable": "S"}}, r"'variable' of \.mat masks"),
+    ({"labels": {"variable": "a..b"}}, "labels.variable = "),
+    ({"splits": {"train": {"images": "t/*.png", "masks": "m/*.mat"}}}, r"'variable' of \.mat masks"),
+    ({"splits": {"train": FILES | {"lists": ["../train.txt"]}}}, "below the root"),
+    ({"splits": {"train": FILES | {"lists": []}}}, "lists = "),
+    ({"splits": {"train": FILES | {"images": "*/*.png", "masks": "*/*.png", "lists": ["a"]}}}, r"what one \* stands"),
+    ({"splits": {"train": FILES | {"count": 3}}}, "needs 'images' and 'masks'"),
+    ({"splits": {"train": FILES, "all": {"of": ["train"]}}}, "of = "),
+    ({"splits": {"train": FILES, "all": {"of": ["train", "vall"]}}}, "splits.all is made of other splits.*: train"),
+    ({"splits": {"train": FILES, "all": {"of": ["train", "all"]}}}, "splits.all is made of other splits"),
+    ({"splits": {"train": FILES, "all": {"of": ["train", "train"]}}}, "each once"),
+    ({"splits": {"train": FILES, "all": {"of": ["train", "val"], "expected": 3}}}, "'of' stands alone"),
+    ({"crops_px": {"gald": 0}}, "crops_px.gald = 0"),
+    ({"folder": "../x"}, "folder = "),
     ({"name": "Tiny Set"}, "name = "),
     ({"title": ""}, "title = "),
 ]
@@ -78,6 +112,13 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
 def test_a_fault_is_named(changed_card: Callable[..., dict[str, object]], changes: dict[str, Any], says: str) -> None:
     with pytest.raises(UsageError, match=says):
         card.from_dict(changed_card(**changes), "tiny.toml")
+
+
+def test_a_generated_set_has_no_label_coding(changed_card: Callable[..., dict[str, object]]) -> None:
+    drawn = {"generated": {"seed": 0, "height": 32, "width": 32}, "splits": {"train": {"count": 3}}}
+    assert card.from_dict(changed_card(**drawn)).expected("train") == 3
+    with pytest.raises(UsageError, match=r"draws its labels: leave \[labels\] out"):
+        card.from_dict(changed_card(**drawn, labels={"shift": 1}))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 from tiny_sets import make_card, put_pair
 
 from rayseg.data import images, pairs
+from rayseg.data.labels import Coding
 from rayseg.errors import DataError, UsageError
 
 
@@ -75,6 +76,86 @@ def test_missing_folder_no_files_long_names(files: Path, tmp_path: Path) -> None
         pairs.find(make_card(), files)
 
 
+def listed(files: Path, **lists: str) -> Path:
+    for name, text in lists.items():
+        (files / f"{name}.txt").write_text(text)
+    return files
+
+
+SPLIT = {"images": "train/*.png", "masks": "trainannot/*.png"}
+
+
+@pytest.mark.parametrize(
+    ("names", "keys"),
+    [
+        ({"lists": ["few.txt"]}, ["a001", "a004"]),
+        ({"lists": ["few.txt", "more.txt"]}, ["a000", "a001", "a004"]),
+        ({"without": ["few.txt"]}, ["a000", "a002", "a003", "a005"]),
+        ({"lists": ["more.txt"], "without": ["few.txt"]}, ["a000"]),
+        ({"ranges": [["a001", "a002"], ["a005", "z"]]}, ["a001", "a002", "a005"]),
+        ({"ranges": [["a001", "a003"]], "without": ["few.txt"]}, ["a002", "a003"]),
+    ],
+)
+def test_names_in_lists_and_ranges(files: Path, names: dict[str, object], keys: list[str]) -> None:
+    listed(files, few="a004  1\n\na001 -1\r\n", more="a000\na001\n")
+    found = pairs.find(make_card(splits={"train": SPLIT | names}), files)["train"]
+    assert [pair.key for pair in found] == keys
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a001\na007\na008\n", r"2 names of the list have no file, such as a007 .*train/\*\.png"),
+        ("\n \n", r"the list is empty .*few\.txt"),
+        ("../../a001\n", "no file"),
+        ("\udce9t\xe9", r"not UTF-8 text .*few\.txt"),
+    ],
+)
+def test_a_list_that_does_not_fit(files: Path, text: str, says: str) -> None:
+    (files / "few.txt").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(DataError, match=says):
+        pairs.find(make_card(splits={"train": SPLIT | {"lists": ["few.txt"]}}), files)
+
+
+def test_a_missing_list_is_named(files: Path) -> None:
+    with pytest.raises(DataError, match=r"cannot read the list.*none\.txt"):
+        pairs.find(make_card(splits={"train": SPLIT | {"without": ["none.txt"]}}), files)
+    (files / "none.txt").mkdir()
+    with pytest.raises(DataError, match=r"cannot read the list.*none\.txt"):
+        pairs.find(make_card(splits={"train": SPLIT | {"without": ["none.txt"]}}), files)
+
+
+def test_an_image_of_a_list_without_its_mask(files: Path) -> None:
+    listed(files, few="a001\na002\n")
+    (files / "trainannot/a001.png").unlink()
+    with pytest.raises(DataError, match=r"1 names of the list have no file, such as a001 .*trainannot"):
+        pairs.find(make_card(splits={"train": SPLIT | {"lists": ["few.txt"]}}), files)
+
+
+def test_an_image_in_two_splits_by_their_lists(files: Path) -> None:
+    listed(files, few="a001\n", more="a001\na002\n")
+    splits = {"train": SPLIT | {"lists": ["more.txt"]}, "val": SPLIT | {"lists": ["few.txt"]}}
+    with pytest.raises(DataError, match="key 'a001' is in val and"):
+        pairs.find(make_card(splits=splits), files)
+
+
+def test_a_split_made_of_others_has_no_pairs_of_its_own(files: Path) -> None:
+    val = {"images": "val/*.png", "masks": "valannot/*.png"}
+    both = make_card(splits={"all": {"of": ["train", "val"]}, "train": SPLIT, "val": val})
+    assert {split: len(members) for split, members in pairs.find(both, files).items()} == {"train": 6, "val": 3}
+    how = {"seed": 3, "height": 32, "width": 48}
+    drawn = make_card(generated=how, splits={"b": {"count": 1}, "a": {"count": 1}, "all": {"of": ["a", "b"]}})
+    assert pairs.find(drawn, None).keys() == {"a", "b"}
+
+
+def test_a_survey_counts_what_is_there_and_says_what_is_not(files: Path) -> None:
+    assert pairs.survey(make_card(), files) == {"train": 6, "val": 3}
+    (files / "valannot/b001.png").unlink()
+    said = pairs.survey(make_card(), files)
+    assert said["train"] == 6
+    assert str(said["val"]) == "val: 1 images without a mask (val/b001.png)"
+
+
 def test_a_root_for_the_wrong_kind_of_card(files: Path) -> None:
     drawn = make_card(generated={"seed": 3, "height": 32, "width": 48}, splits={"train": {"count": 2}})
     with pytest.raises(UsageError, match="--root"):
@@ -100,6 +181,6 @@ def test_a_file_that_cannot_be_stored(tmp_path: Path) -> None:
     with big.open("wb") as file:
         file.truncate(64 * 2**20 + 1)
     with pytest.raises(DataError, match="at most 64 MiB"):
-        pairs.Pair("big", big, big).load()
+        pairs.Pair("big", big, big, Coding(make_card())).load()
     with pytest.raises(DataError, match="cannot read"):
-        pairs.Pair("none", tmp_path / "none.png", big).load()
+        pairs.Pair("none", tmp_path / "none.png", big, Coding(make_card())).load()

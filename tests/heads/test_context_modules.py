@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,14 +12,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.segmentation import deeplabv3
 from torchvision.models.segmentation import fcn as torchvision_fcn
 
+from measure import live_bytes
+from naive.cgnl import generalised as all_pairs
 from rayseg import heads, segmenter
 from rayseg.backbone import Config as BackboneConfig
+from rayseg.backbone import FeatureSpec
 from rayseg.errors import UsageError
 from rayseg.heads._blocks import PooledBatchNorm, norm_layer, pooled_norm_layer
 from rayseg.heads.aspp import Aspp, paper_rates
-from rayseg.heads.cgnl import GROUPS, Cgnl
+from rayseg.heads.cgnl import GROUPS, Cgnl, generalised
 from rayseg.heads.fcn import Fcn
-from rayseg.heads.nonlocal_net import NonLocal
+from rayseg.heads.nonlocal_net import NonLocal, Reduced
 from rayseg.heads.psp import Ppm
 
 
@@ -91,18 +96,57 @@ def test_nonlocal_costs_what_the_denoised_nl_paper_counts() -> None:
     assert counter.get_total_flops() == pytest.approx(7.63e9, rel=2e-3)
 
 
-def generalised_nonlocal(block: Cgnl, x: Tensor) -> Tensor:
-    """CGNL as its paper defines it: per group, the full affinity of all (channel, pixel) pairs."""
-    theta, phi, g = (f(x).unflatten(1, (GROUPS, -1)).flatten(2) for f in (block.theta, block.phi, block.g))
-    affinity = theta.unsqueeze(3) * phi.unsqueeze(2)  # (B, groups, C/2/groups * H * W, the same)
-    y = (affinity @ g.unsqueeze(3)).squeeze(3)
-    return x + block.norm(block.expand(y.view(x.shape[0], -1, *x.shape[2:])))
+@pytest.mark.parametrize(("size", "small"), [((9, 12), (3, 3)), ((5, 7), (2, 2)), ((1, 1), (1, 1))])
+def test_nonlocal_on_a_reduced_map_is_nl_d(size: tuple[int, int], small: tuple[int, int]) -> None:
+    block = wake(NonLocal(16)).double()
+    x = torch.randn(2, 16, *size, dtype=torch.float64)
+    seen: list[Tensor] = []
+    block.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    reduced = Reduced(block, 4)(x)
+    assert torch.equal(seen[0], functional.interpolate(x, size=small, mode="bilinear"))
+    torch.testing.assert_close(reduced, functional.interpolate(block(seen[0]), size=size, mode="bilinear"))
 
 
-def test_cgnl_equals_its_quadratic_form() -> None:
+def test_nonlocal_reduces_the_map_in_its_layout() -> None:
+    spec = FeatureSpec((16, 32), (8, 8))
+
+    def context(**options: int) -> nn.Module:
+        config = heads.from_dict({"name": "nonlocal_net", **options})
+        built = heads.build(config, spec, num_classes=3)
+        assert built([torch.zeros(1, c, 9, 9) for c in spec.channels])["main"].shape == (1, 3, 9, 9)
+        return built.layers.context
+
+    assert isinstance(context(), NonLocal)
+    assert isinstance(context(downsample=4), Reduced)
+    with pytest.raises(UsageError, match="downsample"):
+        context(downsample=0)
+
+
+@pytest.mark.parametrize(("B", "C", "H", "W", "groups"), [(2, 16, 5, 3, 8), (1, 12, 4, 4, 3), (1, 8, 1, 1, 8)])
+def test_cgnl_equals_the_affinity_of_all_pairs_with_every_gradient(B: int, C: int, H: int, W: int, groups: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    maps = [torch.randn(B, C, H, W, dtype=torch.float64, generator=generator).requires_grad_() for _ in range(3)]
+    upstream = torch.randn(B, C, H, W, dtype=torch.float64, generator=generator)
+    lean, naive = (form(*maps, groups=groups) for form in (generalised, all_pairs))
+    torch.testing.assert_close(lean, naive, rtol=1e-12, atol=1e-12)
+    for ours, expected in zip(*(torch.autograd.grad(y, maps, upstream) for y in (lean, naive)), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_cgnl_is_its_papers_block() -> None:
     block = wake(Cgnl(32)).double()
     x = torch.randn(2, 32, 5, 3, dtype=torch.float64)
-    torch.testing.assert_close(block(x), generalised_nonlocal(block, x), rtol=1e-9, atol=1e-9)
+    y = all_pairs(block.theta(x), block.phi(x), block.g(x), groups=GROUPS)
+    torch.testing.assert_close(block(x), x + block.norm(block.expand(y)), rtol=1e-9, atol=1e-9)
+
+
+def test_cgnl_keeps_maps_where_all_pairs_would_be_kept() -> None:
+    maps = [torch.randn(1, 64, 6, 6).requires_grad_() for _ in range(3)]
+    lean = live_bytes(functools.partial(generalised, groups=GROUPS), maps, training=True)
+    assert lean.largest == maps[0].nbytes
+    affinity = GROUPS * (64 // GROUPS * 36) ** 2 * 4
+    assert live_bytes(functools.partial(all_pairs, groups=GROUPS), maps, training=True).peak > affinity
+    assert lean.peak < affinity / 10
 
 
 def test_cgnls_group_norm_leaves_only_the_sign_of_the_affinity() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from measure import live_bytes
 from naive.local_attention import local_attention as unfolded
-from rayseg.ops.local_attention import DENSE_PX, local_attention
+from rayseg.ops.local_attention import BAND_PX, DENSE_PX, local_attention
 
 Attention = Callable[..., Tensor]
 
@@ -43,6 +43,28 @@ def test_equals_the_unfolded_form(kernel_size: int, dilation: int, batch: int, h
         with_gradients(local_attention, qkv, window), with_gradients(unfolded, qkv, window), strict=True
     ):
         torch.testing.assert_close(ours, naive, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("kernel_size", [3, 7])
+@pytest.mark.parametrize("dilation", [1, 3, 6])
+@pytest.mark.parametrize(("batch", "height", "width"), [*SIZES, (1, 3, BAND_PX // 2 + 1), (1, 2 * BAND_PX // 50, 50)])
+def test_inference_equals_the_unfolded_form(
+    kernel_size: int, dilation: int, batch: int, height: int, width: int
+) -> None:
+    window = {"kernel_size": kernel_size, "dilation": dilation}
+    qkv = maps(batch, 4, 6, height, width)
+    with torch.no_grad():
+        torch.testing.assert_close(local_attention(*qkv, **window), unfolded(*qkv, **window), rtol=1e-12, atol=1e-13)
+
+
+def test_inference_under_bf16_autocast_is_close_to_float32() -> None:
+    qkv = maps(2, 16, 16, 40, 60, dtype=torch.float32)
+    window = {"kernel_size": 7, "dilation": 2}
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        rough = local_attention(*(x.bfloat16() for x in qkv), **window)
+    exact = unfolded(*(x.detach() for x in qkv), **window)
+    assert rough.dtype == torch.bfloat16
+    assert (rough.float() - exact).norm() < 0.01 * exact.norm()
 
 
 def test_tiles_at_large_dilated_maps_equal_the_unfolded_form() -> None:
@@ -112,3 +134,9 @@ def test_training_keeps_a_few_maps_where_the_unfolded_form_keeps_a_window_of_map
 def test_peak_at_the_papers_size() -> None:
     qkv = maps(1, 64, 512, 97, 97, dtype=torch.float32)
     assert peak_bytes(local_attention, qkv, {"kernel_size": 5, "dilation": 6}) < 130e6  # unfolded: 1529e6
+
+
+def test_inference_holds_no_window_of_maps() -> None:
+    qkv = tuple(x.detach() for x in maps(1, 64, 64, 97, 97, dtype=torch.float32))
+    form = functools.partial(local_attention, kernel_size=5, dilation=6)
+    assert live_bytes(form, qkv, training=False).peak < 7 * qkv[0].nbytes  # unfolded: 50 of them

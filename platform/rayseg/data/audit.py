@@ -68,7 +68,7 @@ def check(pair: Pair | Drawn, card: Card) -> Audited:
 
 def refuse_empty_splits(table: Index, card: Card) -> None:
     """Refuse a split in which nothing counts."""
-    for name in card.splits:
+    for name in dict.fromkeys(table.split):
         if not table.class_pixels[table.split == name, :-1].any():
             raise DataError(f"every pixel of split {name} is ignored", card.name, "mend its masks or ignore_index")
 
@@ -85,7 +85,7 @@ def _unexpected(card: Card, samples: Mapping[str, int]) -> Iterator[str]:
 
 
 def _never_seen(table: Index, card: Card) -> Iterator[str]:
-    for name in card.splits:
+    for name in dict.fromkeys(table.split):
         pixels = table.class_pixels[table.split == name].sum(0)[:-1]
         for label in np.flatnonzero(pixels == 0):
             yield f"{name}: no pixel of class '{card.class_names[label]}'"

@@ -17,6 +17,9 @@ A set of files; `*` is what an image and its mask have in common, and becomes th
     masks = "trainannot/*.png"
     expected = 367               # optional: another number is said, not refused
 
+What masks may store instead of labels is told at `Labels`, what else a split may say at `split.Split`;
+docs/datasets.md has an example of each.
+
 A set that is drawn instead of read (`scenes.draw`); split number i, in the card's order, is drawn with `seed` + i:
 
     [generated]
@@ -32,26 +35,52 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from rayseg.data import split as splitting
+from rayseg.data.split import Name as Name
+from rayseg.data.split import Split, Text
 from rayseg.errors import UsageError, nearest
 from rayseg.schema import Value, parse
 
-Text = Annotated[str, Field(min_length=1)]
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 Channel = Annotated[int, Field(ge=0, le=255)]
+Color = tuple[Channel, Channel, Channel]
+MAX_VALUE = 65_535
+Stored = Annotated[int, Field(ge=0, le=MAX_VALUE)]
 FOLDER = Path(__file__).parents[3] / "datasets"
 
 
 class ClassSpec(Value):
-    """A class: its name and the colour it is drawn in (red, green, blue)."""
+    """A class: its name and the colour it is drawn in (red, green, blue); what masks store for it, where that differs.
+
+    `values` go with [labels] of the coding "value", `colors` with "color".
+    """
 
     name: Text
-    color: tuple[Channel, Channel, Channel]
+    color: Color
+    values: Annotated[tuple[Stored, ...], Field(min_length=1)] | None = None
+    colors: Annotated[tuple[Color, ...], Field(min_length=1)] | None = None
+
+
+class Labels(Value):
+    """What masks store: a class's `values` (its label + `shift` where it has none), or its `colors` (its `color`).
+
+    A value is a grey PNG's grey, a palette PNG's index, or a number in a MAT-file's `variable` (`GTcls.Segmentation` is
+    a struct's field). What `ignore` or `ignore_colors` name becomes the card's `ignore_index`; without `ignore` that is
+    the `ignore_index` itself. Anything else is an error, or ignored too where `unknown` says so.
+    """
+
+    coding: Literal["value", "color"] = "value"
+    shift: Annotated[int, Field(ge=0, le=255)] = 0
+    ignore: tuple[Stored, ...] | None = None
+    ignore_colors: tuple[Color, ...] | None = None
+    unknown: Literal["refuse", "ignore"] = "refuse"
+    variable: Annotated[str, Field(pattern=r"^[A-Za-z]\w*(\.[A-Za-z]\w*)*$")] | None = None
 
 
 class Generated(Value):
@@ -62,36 +91,24 @@ class Generated(Value):
     width: Annotated[int, Field(ge=16, le=4096)]
 
 
-class Split(Value):
-    """Either two patterns of files, or the number of samples to draw."""
-
-    images: Text | None = None
-    masks: Text | None = None
-    expected: Annotated[int, Field(ge=1)] | None = None
-    count: Annotated[int, Field(ge=1)] | None = None
-
-    @field_validator("images", "masks")
-    @classmethod
-    def _inside_root(cls, pattern: str | None) -> str | None:
-        parts = (pattern or "*").split("/")
-        if not all(parts) or {".", ".."} & set(parts) or re.search(r"\*\*|[?\[\\]", "/".join(parts)):
-            raise ValueError("write a pattern below the root, such as 'train/*.png' (no '..', '**', '?' or '[')")
-        if "*" not in "".join(parts):
-            raise ValueError("put a * where image and mask have their common name")
-        return pattern
-
-
 class Card(Value):
-    """A data set. Masks carry labels 0..C-1 in the order of `classes`, and `ignore_index` where nothing counts."""
+    """A data set. Shards carry labels 0..C-1 in the order of `classes`, and `ignore_index` where nothing counts.
+
+    `folder` is where its archives lie below the folder of all data sets, where that is not its name. `crops_px` is the
+    side of the crop that a paper trains with.
+    """
 
     name: Name
     title: Text
     licence: Text
     home: Text
+    folder: Name | None = None
     classes: Annotated[tuple[ClassSpec, ...], Field(min_length=2, max_length=255)]
     ignore_index: Annotated[int, Field(le=255)]
+    labels: Labels = Labels()
     generated: Generated | None = None
     splits: Annotated[dict[Name, Split], Field(min_length=1)]
+    crops_px: dict[Name, Annotated[int, Field(ge=1)]] = {}
 
     @property
     def num_classes(self) -> int:
@@ -103,13 +120,31 @@ class Card(Value):
         """The classes' names in label order."""
         return tuple(spec.name for spec in self.classes)
 
+    def members(self, split: str) -> tuple[str, ...]:
+        """Name the stored splits that make up a split: itself, but for one made of others."""
+        return self.splits[split].of or (split,)
+
+    def expected(self, split: str) -> int | None:
+        """Give the number of samples that the papers count, where all of it is known."""
+        numbers = [self.splits[one].expected or self.splits[one].count for one in self.members(split)]
+        return None if None in numbers else sum(n for n in numbers if n is not None)
+
+    @property
+    def values(self) -> dict[int, int]:
+        """The label of each value that masks may store."""
+        ignored = dict.fromkeys(_ignored(self.labels, self.ignore_index), self.ignore_index)
+        return dict(_values(self.classes, self.labels)) | ignored
+
+    @property
+    def colors(self) -> dict[Color, int]:
+        """The label of each colour that masks may store."""
+        return dict(_colors(self.classes)) | dict.fromkeys(self.labels.ignore_colors or (), self.ignore_index)
+
     @field_validator("classes")
     @classmethod
     def _distinct(cls, classes: tuple[ClassSpec, ...]) -> tuple[ClassSpec, ...]:
-        names = [spec.name for spec in classes]
-        twice = {name for name in names if names.count(name) > 1}
-        if twice:
-            raise ValueError(f"two classes are called {sorted(twice)[0]!r}: rename one")
+        if twice := _repeated(spec.name for spec in classes):
+            raise ValueError(f"two classes are called {twice[0]!r}: rename one")
         return classes
 
     @field_validator("ignore_index")
@@ -120,18 +155,63 @@ class Card(Value):
             raise ValueError(f"is one of the labels 0..{count - 1}: use {count}..255")
         return ignore_index
 
+    @field_validator("labels")
+    @classmethod
+    def _one_coding(cls, labels: Labels, info: ValidationInfo) -> Labels:
+        classes, by_color = info.data.get("classes", ()), labels.coding == "color"
+        if idle := [name for name, given in _idle(labels, classes).items() if given]:
+            raise ValueError(f"'{idle[0]}' does not go with the coding '{labels.coding}': leave it out")
+        if labels.shift and all(spec.values for spec in classes):
+            raise ValueError("every class has its 'values': leave 'shift' out")
+        sources: list[Any] = [s for s, _ in (_colors(classes) if by_color else _values(classes, labels))]
+        sources += labels.ignore_colors or () if by_color else _ignored(labels, info.data.get("ignore_index", -1))
+        if twice := _repeated(sources):
+            raise ValueError(f"what masks store as {twice[0]} stands for two labels: leave one out (or 'ignore = []')")
+        return labels
+
     @field_validator("splits")
     @classmethod
     def _of_one_kind(cls, splits: dict[str, Split], info: ValidationInfo) -> dict[str, Split]:
-        for name, split in splits.items():
-            given = {field for field in Split.model_fields if getattr(split, field) is not None}
-            if info.data.get("generated") is not None and given != {"count"}:
-                raise ValueError(f"splits.{name} of a generated set takes 'count' alone")
-            if info.data.get("generated") is None and given - {"expected"} != {"images", "masks"}:
-                raise ValueError(f"splits.{name} needs 'images' and 'masks' ('count' goes with [generated])")
-            if (split.images or "").count("*") != (split.masks or "").count("*"):
-                raise ValueError(f"splits.{name}: as many * in 'images' as in 'masks'")
+        drawn = info.data.get("generated") is not None
+        splitting.check(splits, drawn)
+        _check_masks(info.data.get("labels", Labels()), splits, drawn)
         return splits
+
+
+def _idle(labels: Labels, classes: tuple[ClassSpec, ...]) -> dict[str, object]:
+    """Give the settings that this coding would not look at."""
+    if labels.coding == "value":
+        colors = any(spec.colors for spec in classes)
+        return {"ignore_colors": labels.ignore_colors, "colors of a class": colors}
+    idle: dict[str, object] = {"shift": labels.shift, "ignore": labels.ignore, "variable": labels.variable}
+    return idle | {"values of a class": any(spec.values for spec in classes)}
+
+
+def _ignored(labels: Labels, ignore_index: int) -> tuple[int, ...]:
+    return (ignore_index,) if labels.ignore is None else labels.ignore
+
+
+def _values(classes: tuple[ClassSpec, ...], labels: Labels) -> list[tuple[int, int]]:
+    """Pair each stored value with its label."""
+    return [(v, label) for label, spec in enumerate(classes) for v in spec.values or (label + labels.shift,)]
+
+
+def _colors(classes: tuple[ClassSpec, ...]) -> list[tuple[Color, int]]:
+    """Pair each stored colour with its label."""
+    return [(color, label) for label, spec in enumerate(classes) for color in spec.colors or (spec.color,)]
+
+
+def _repeated(items: Iterable[Any]) -> list[Any]:
+    return [item for item, times in Counter(items).items() if times > 1]
+
+
+def _check_masks(labels: Labels, splits: Mapping[str, Split], drawn: bool) -> None:
+    """Refuse a MAT-file without its variable, and settings that no mask needs."""
+    matlab = any((split.masks or "").endswith(".mat") for split in splits.values())
+    if drawn and labels != Labels():
+        raise ValueError("a generated set draws its labels: leave [labels] out")
+    if matlab != (labels.variable is not None) and not drawn:
+        raise ValueError("[labels] names the 'variable' of .mat masks, and of those alone")
 
 
 def names() -> list[str]:

@@ -20,7 +20,7 @@ from rayseg.errors import DataError
 Bytes = bytes | memoryview
 Pixels = NDArray[np.uint8]
 MAX_PIXELS = 64 * 2**20
-_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _READERS: dict[str, Callable[[io.BytesIO], ImageFile]] = {
     "png": PngImagePlugin.PngImageFile,
     "jpg": JpegImagePlugin.JpegImageFile,
@@ -37,7 +37,7 @@ def extension(data: Bytes, where: object) -> str:
         DataError: it is neither.
     """
     start = bytes(data[:12])
-    if start.startswith(_PNG):
+    if start.startswith(PNG):
         return "png"
     if start.startswith(_JPEG):
         return "jpg"
@@ -59,7 +59,7 @@ def check_image(data: bytes, where: object) -> tuple[int, int]:
     image = _opened(data, where)
     height_width = _checked_size(image, where)
     if image.mode not in ("RGB", "L") or (extension(data, where) == "png" and data[_PNG_DEPTH] != 8):
-        bits = f"{data[_PNG_DEPTH]}-bit " if data.startswith(_PNG) else ""
+        bits = f"{data[_PNG_DEPTH]}-bit " if data.startswith(PNG) else ""
         raise DataError(f"image is {bits}{image.mode}", where, "convert it to 8-bit RGB")
     if _orientation(_decoded(data, image, where)) != 1:
         raise DataError("image is turned by its EXIF tag", where, "turn the pixels themselves, so that the mask fits")
@@ -68,8 +68,8 @@ def check_image(data: bytes, where: object) -> tuple[int, int]:
 
 def stored_mask(data: bytes, where: object) -> bytes:
     """Give the mask as it is stored: the source's own bytes, or 8-bit grey where labels are a palette's indices."""
-    if not data.startswith(_PNG):
-        raise DataError("mask is no PNG", where, "save labels as an 8-bit one-channel PNG; JPEG changes them")
+    if not data.startswith(PNG):
+        raise _no_png(where)
     return encode_png(check_mask(data, where)) if data[_PNG_COLOUR : _PNG_COLOUR + 1] == b"\x03" else data
 
 
@@ -86,6 +86,22 @@ def check_mask(data: bytes, where: object) -> Pixels:
             f"mask is {data[_PNG_DEPTH]}-bit {image.mode}", where, "save labels as an 8-bit one-channel PNG"
         )
     return np.asarray(_decoded(data, image, where), np.uint8)
+
+
+def check_colors(data: bytes, where: object) -> Pixels:
+    """Decode a mask whose colours are its labels, with every checksum in it, to `(H, W, 3)` RGB.
+
+    Raises:
+        DataError: no PNG, damaged, too large, not 8-bit RGB (a palette's colours count too).
+    """
+    if not data.startswith(PNG):
+        raise _no_png(where)
+    image = _opened(data, where)
+    _checked_size(image, where)
+    if not (image.mode == "P" or (image.mode == "RGB" and data[_PNG_DEPTH] == 8)):
+        raise DataError(f"mask is {data[_PNG_DEPTH]}-bit {image.mode}", where, "save colours as an 8-bit RGB PNG")
+    image.info.pop("transparency", None)  # what shines through a palette's colour is no label
+    return np.asarray(_decoded(data, image, where).convert("RGB"), np.uint8)
 
 
 def count_classes(mask: Pixels, num_classes: int, ignore_index: int, where: object) -> NDArray[np.int64]:
@@ -123,6 +139,10 @@ def encode_png(pixels: Pixels) -> bytes:
     return data.tobytes()
 
 
+def _no_png(where: object) -> DataError:
+    return DataError("mask is no PNG", where, "save labels as an 8-bit one-channel PNG; JPEG changes them")
+
+
 def _opened(data: Bytes, where: object) -> ImageFile:
     reader = _READERS[extension(data, where)]
     try:
@@ -144,7 +164,7 @@ def _decoded(data: bytes, image: ImageFile, where: object) -> ImageFile:
     if getattr(image, "n_frames", 1) != 1:
         raise DataError("image is animated", where, "save one frame of it")
     try:
-        if data.startswith(_PNG):
+        if data.startswith(PNG):
             _opened(data, where).verify()
         image.load()
     except Exception as error:  # as above

@@ -8,26 +8,29 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from rayseg.data import images, scenes
-from rayseg.data.card import Card, Generated, Split
+from rayseg.data import images, names, scenes
+from rayseg.data.card import Card, Generated
+from rayseg.data.labels import Coding
 from rayseg.data.manifest import KEY, MAX_FILE_BYTES
+from rayseg.data.split import Split
 from rayseg.errors import DataError, UsageError
 
 
 class Pair(NamedTuple):
-    """An image file and its mask file."""
+    """An image file and its mask file, whose labels are coded as `coding` says."""
 
     key: str
     image: Path
     mask: Path
+    coding: Coding
 
     def load(self) -> tuple[bytes, bytes]:
-        """Read both files as they will be stored: the image's bytes as they are, the mask as a grey PNG.
+        """Read both files as they will be stored: the image's bytes as they are, the mask as a grey PNG of labels.
 
         Raises:
-            DataError: a file cannot be read or is larger than 64 MiB, or the mask is no PNG.
+            DataError: a file cannot be read or is larger than 64 MiB, or the mask is not what the card says.
         """
-        return _read(self.image), images.stored_mask(_read(self.mask), self.mask)
+        return _read(self.image), self.coding.stored_mask(_read(self.mask), self.mask)
 
 
 class Drawn(NamedTuple):
@@ -59,11 +62,12 @@ Pairs = dict[str, list[Pair | Drawn]]
 
 
 def find(card: Card, root: str | Path | None) -> Pairs:
-    """List each split's pairs, sorted by key. `root` is the folder that the card's patterns start from.
+    """List each stored split's pairs, sorted by key. `root` is the folder that the card's patterns start from.
 
     Raises:
         UsageError: a card of files without a root, or a drawn one with it.
-        DataError: a folder is missing, an image has no mask or a mask no image, or two files come to one key.
+        DataError: a folder or a listed file is missing, an image has no mask or a mask no image, or two files come to
+            one key.
     """
     if card.generated is not None:
         if root is not None:
@@ -71,9 +75,22 @@ def find(card: Card, root: str | Path | None) -> Pairs:
         return _drawn(card.splits, card.generated)
     if root is None:
         raise UsageError(f"'{card.name}' is read from files", "--root", f"name the folder they lie in; {card.home}")
-    found = {name: _matched(Path(root), split, card.home) for name, split in card.splits.items()}
+    coding, stored = Coding(card), {name: split for name, split in card.splits.items() if split.stored}
+    found = {name: _of_split(Path(root), split, coding, card.home) for name, split in stored.items()}
     _refuse_overlap(found)
     return found
+
+
+def survey(card: Card, root: Path) -> dict[str, int | str]:
+    """Count the pairs of each stored split below `root`, or say why there are none."""
+    coding, said = Coding(card), dict[str, int | str]()
+    for name, split in card.splits.items():
+        try:
+            if split.stored:
+                said[name] = len(_of_split(root, split, coding, card.home))
+        except DataError as error:
+            said[name] = f"{name}: {error.what} ({error.where.removeprefix(f'{root}/')})"
+    return said
 
 
 def _drawn(splits: Mapping[str, Split], how: Generated) -> Pairs:
@@ -81,25 +98,29 @@ def _drawn(splits: Mapping[str, Split], how: Generated) -> Pairs:
     return {
         name: [Drawn(f"{name}_{i:06d}", how.seed + offset, i, how.height, how.width) for i in range(split.count or 0)]
         for offset, (name, split) in enumerate(splits.items())
+        if split.stored
     }
 
 
-def _matched(root: Path, split: Split, home: str) -> list[Pair | Drawn]:
-    found, masks = _files(root, split.images or "", home), _files(root, split.masks or "", home)
+def _of_split(root: Path, split: Split, coding: Coding, home: str) -> list[Pair | Drawn]:
+    chosen = names.chosen(root, split, home)
+    found = _files(root, split.images or "", chosen, home)
+    masks = _files(root, split.masks or "", chosen, home)
     if alone := sorted(found.keys() - masks.keys()):
         raise DataError(f"{len(alone)} images without a mask", found[alone[0]], f"no such {split.masks}; add or remove")
     if alone := sorted(masks.keys() - found.keys()):
         raise DataError(
             f"{len(alone)} masks without an image", masks[alone[0]], f"no such {split.images}; add or remove"
         )
-    pairs: list[Pair | Drawn] = sorted(Pair(_key(stem, image), image, masks[stem]) for stem, image in found.items())
+    pairs: list[Pair | Drawn] = [Pair(_key(stem, path), path, masks[stem], coding) for stem, path in found.items()]
+    pairs.sort(key=lambda pair: pair[:2])
     for one, other in pairwise(pairs):
         if one.key == other.key:
             raise DataError(f"two images come to the key {one.key}: {one.image}", other.image, "rename one of them")
     return pairs
 
 
-def _files(root: Path, pattern: str, home: str) -> dict[str, Path]:
+def _files(root: Path, pattern: str, chosen: names.Chosen, home: str) -> dict[str, Path]:
     """Find the pattern's files by what its `*` stands for."""
     folder = root.joinpath(*_fixed(pattern))
     if not folder.is_dir():
@@ -107,9 +128,13 @@ def _files(root: Path, pattern: str, home: str) -> dict[str, Path]:
     shape = re.compile(re.escape(pattern).replace(r"\*", "([^/]*)"))
     hits = {path.relative_to(root).as_posix(): path for path in root.glob(pattern) if path.is_file()}
     found = {"/".join(hit.groups()): hits[name] for name in hits if (hit := shape.fullmatch(name))}
-    if not found:
+    kept = {stem: path for stem, path in found.items() if chosen.takes(stem)}
+    if not kept:
         raise DataError("no file", root / pattern, f"the data comes from {home}")
-    return found
+    if missing := chosen.missing(kept):
+        what = f"{len(missing)} names of the list have no file, such as {missing[0]}"
+        raise DataError(what, root / pattern, f"fetch the whole archive from {home}")
+    return kept
 
 
 def _fixed(pattern: str) -> tuple[str, ...]:

@@ -129,16 +129,19 @@ class ShardSet:
 def open_shards(path: str | Path, split: str) -> ShardSet:
     """Open a split of a local (or mounted) folder that `rayseg shard` wrote; pixels are read later, each hash-checked.
 
+    A split that the card makes of others is those, one after the other.
+
     Raises:
         DataError: no such folder or split, or the folder is not as it was written.
     """
     folder = Path(path).absolute()
     whole = manifest.read(folder)
-    if split not in whole.samples:
-        raise DataError(f"no split '{split}'", folder, nearest(split, whole.samples))
-    table = index.read(folder, whole)
-    manifest.check_sizes(folder, whole, split)
-    return ShardSet(folder, whole.card, table.where(table.split == split))
+    if split not in whole.card.splits:
+        raise DataError(f"no split '{split}'", folder, nearest(split, whole.card.splits))
+    members, table = whole.card.members(split), index.read(folder, whole)
+    for name in members:
+        manifest.check_sizes(folder, whole, name)
+    return ShardSet(folder, whole.card, table.where(np.isin(table.split.astype(str), members)))
 
 
 class BatchLoader:

@@ -40,7 +40,8 @@ def summary(folder: str | Path) -> Summary:
     """
     whole = manifest.read(Path(folder))
     table, card = index.read(Path(folder), whole), whole.card
-    splits = {name: _of_split(table.where(table.split == name), card.class_names) for name in card.splits}
+    chosen = {name: np.isin(table.split.astype(str), card.members(name)) for name in card.splits}
+    splits = {name: _of_split(table.where(rows), card.class_names) for name, rows in chosen.items()}
     return Summary(name=card.name, title=card.title, licence=card.licence, splits=splits)
 
 

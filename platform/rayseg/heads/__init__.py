@@ -7,7 +7,8 @@ The contract, which `tests/heads/test_contract.py` runs over every file:
 * `forward(features)` takes the backbone's feature maps, shallow to deep, and returns logits by name, at any
   stride: `"main"` first, the head's own auxiliary outputs after it, the same names in training and evaluation
   mode (evaluation may leave auxiliary outputs out);
-* `loss_weights()` gives the weight of each auxiliary output of its own.
+* `loss_weights()` gives the weight of each auxiliary output of its own;
+* `border_outputs` names those of them that have one channel, the logit of "a border is here".
 """
 
 from __future__ import annotations
@@ -38,9 +39,15 @@ class SegmentationHead(nn.Module, ABC):
     stage_auxiliary: ClassVar[bool] = True
     """Whether the paper trains it with an auxiliary FCN head on the last-but-one stage."""
 
+    border_outputs: ClassVar[tuple[str, ...]] = ()
+    """Auxiliary outputs of one channel, which learn where classes meet; a config may leave some of them out."""
+
     @abstractmethod
     def forward(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Map feature maps `(B, C_i, H/s_i, W/s_i)`, shallow to deep, to logits `(B, num_classes, h, w)` by name."""
+        """Map feature maps `(B, C_i, H/s_i, W/s_i)`, shallow to deep, to logits `(B, num_classes, h, w)` by name.
+
+        Those of `border_outputs` are `(B, 1, h, w)`.
+        """
 
     def loss_weights(self) -> dict[str, float]:
         """Weight of each auxiliary output the head itself makes (not `"main"`)."""

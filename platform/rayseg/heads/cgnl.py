@@ -49,11 +49,20 @@ class Cgnl(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Map (B, C, H, W) to the same shape."""
-        theta, phi, g = (f(x_BCHW).unflatten(1, (GROUPS, -1)) for f in (self.theta, self.phi, self.g))
-        # A sum over thousands of products: at least float32 also under autocast.
-        exact = torch.promote_types(phi.dtype, torch.float32)
-        a_BG111 = (phi.to(exact) * g.to(exact)).sum((2, 3, 4), keepdim=True)
-        return x_BCHW + self.norm(self.expand((a_BG111 * theta).flatten(1, 2)))
+        y = generalised(self.theta(x_BCHW), self.phi(x_BCHW), self.g(x_BCHW), groups=GROUPS)
+        return x_BCHW + self.norm(self.expand(y))
+
+
+def generalised(theta: Tensor, phi: Tensor, g: Tensor, *, groups: int) -> Tensor:
+    """Let every (channel, pixel) attend to all others of its group of channels: `(theta phi^T) g`, as `a theta`.
+
+    All are (B, C, H, W). The naive twin (benchmarks/naive/cgnl.py) multiplies (C / groups * H * W) squared pairs.
+    """
+    theta, phi, g = (x.unflatten(1, (groups, -1)) for x in (theta, phi, g))
+    # A sum over thousands of products: at least float32 also under autocast.
+    exact = torch.promote_types(phi.dtype, torch.float32)
+    a_BG111 = (phi.to(exact) * g.to(exact)).sum((2, 3, 4), keepdim=True)
+    return (a_BG111 * theta).flatten(1, 2)
 
 
 class HalfSize(nn.Module):

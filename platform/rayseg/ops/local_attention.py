@@ -8,13 +8,16 @@ k x k. A sub-grid is small, so its attention is one masked dense product, with o
 for the n taps outside. Where sub-grids are large (small r, large maps), tiles of queries see a zero-padded halo of
 keys. Both are batches of `scaled_dot_product_attention`, which never keeps the weights.
 
-Forward and backward on a 97 x 97 map, 256 channels, k 5, r 6, one core: 86 MB alive beside q, k, v instead of 984, in
-a sixth of the CPU time of the unfold form. Shift loops and bands of rows were tried: slower and larger for training.
+Inference on the CPU, where nothing is kept for a backward pass, goes tap by tap instead: the whole band of rows is
+shifted, weighted and added up, channels last, in bands that stay in the cache. That is about half the memory and half
+the time of the sub-grids again; for training it is slower and larger. docs/benchmarks/local_attention.md has the
+figures, against the unfold form too.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -25,6 +28,8 @@ DENSE_PX = 20
 """Sub-grids up to this many pixels a side are one dense product; above, tiles cost less (measured at k 5 and 7)."""
 TILE_PX = 12
 """Queries a side of a tile: smaller ones copy more halo, larger ones compute more masked pairs."""
+BAND_PX = 2048
+"""Pixels of a band of rows in inference: 1024 to 4096 take the same time, a whole 97 x 97 map up to half more."""
 
 
 def local_attention(q: Tensor, k: Tensor, v: Tensor, *, kernel_size: int, dilation: int = 1) -> Tensor:
@@ -40,6 +45,17 @@ def local_attention(q: Tensor, k: Tensor, v: Tensor, *, kernel_size: int, dilati
     """
     if kernel_size % 2 == 0 or kernel_size < 1 or dilation < 1:
         raise ValueError(f"kernel_size {kernel_size} must be odd and positive, dilation {dilation} positive")
+    learning = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
+    # A compiled or exported graph would hold two nodes for every tap and band. On CUDA the taps were not measured.
+    if learning or q.device.type != "cpu" or torch.compiler.is_compiling():
+        return _by_sub_grids(q, k, v, kernel_size, dilation)
+    return _by_taps(q, k, v, kernel_size, dilation)
+
+
+# --- sub-grids ------------------------------------------------------------------------------------------------------
+
+
+def _by_sub_grids(q: Tensor, k: Tensor, v: Tensor, kernel_size: int, dilation: int) -> Tensor:
     height, width = q.shape[-2:]
     grid = _Grid.of(height, width, kernel_size, dilation)
     keys, values = (_tiles(x, grid, grid.halo) for x in (k, v))
@@ -107,3 +123,39 @@ def _near(size: int, halo: int, kernel_size: int, device: torch.device) -> Tenso
     query = torch.arange(size, device=device)[:, None]
     key = torch.arange(-halo, size + halo, device=device)[None]
     return (query - key).abs() <= kernel_size // 2
+
+
+# --- taps -----------------------------------------------------------------------------------------------------------
+
+
+def _by_taps(q: Tensor, k: Tensor, v: Tensor, kernel_size: int, dilation: int) -> Tensor:
+    B, _, H, W = q.shape
+    exact = torch.promote_types(q.dtype, torch.float32)  # bfloat16 would round at each of the taps
+    taps = list(_taps(H, W, kernel_size, dilation))
+    q_BHWD, k_BHWD = (x.permute(0, 2, 3, 1).contiguous() for x in (q, k))
+    logits_TBHW = q.new_zeros(kernel_size**2, B, H, W, dtype=exact)  # a tap outside keeps its 0
+    for tap, (y, x), (to_y, to_x) in taps:
+        logits_TBHW[tap, :, y, x] = (q_BHWD[:, y, x] * k_BHWD[:, to_y, to_x]).sum(-1, dtype=exact)
+    del q_BHWD, k_BHWD
+    weights_TBHW1 = logits_TBHW.softmax(0).unsqueeze(-1)
+    v_BHWC = v.permute(0, 2, 3, 1).contiguous()
+    out_BHWC = torch.zeros_like(v_BHWC, dtype=exact)
+    for tap, (y, x), (to_y, to_x) in taps:
+        out_BHWC[:, y, x].addcmul_(weights_TBHW1[tap, :, y, x], v_BHWC[:, to_y, to_x])
+    return out_BHWC.permute(0, 3, 1, 2).to(v.dtype)
+
+
+def _taps(
+    height: int, width: int, kernel_size: int, dilation: int
+) -> Iterator[tuple[int, tuple[slice, slice], tuple[slice, slice]]]:
+    """List, band by band of rows, each tap's number, the pixels for which it is inside, and where it is for them."""
+    band = max(BAND_PX // width, 1)
+    steps = [dilation * (n - kernel_size // 2) for n in range(kernel_size)]
+    for start in range(0, height, band):
+        for tap in range(kernel_size**2):
+            dy, dx = steps[tap // kernel_size], steps[tap % kernel_size]
+            top, bottom = max(start, -dy), min(start + band, height, height - dy)
+            left, right = max(0, -dx), min(width, width - dx)
+            if top < bottom and left < right:
+                here = slice(top, bottom), slice(left, right)
+                yield tap, here, (slice(top + dy, bottom + dy), slice(left + dx, right + dx))

@@ -1,4 +1,9 @@
-"""Evaluation on whole images, one at a time at their own size; ranks share the split and add up their counts."""
+"""Evaluation, one image at a time at its own size; ranks share the split and add up their counts.
+
+What the model sees of an image, `config.test` says (`train.views`). A run evaluates itself with one view of each image
+(`RunConfig.while_training`), also at its end, so that a curve's points and the choice of the best are alike; its whole
+test settings are for `rayseg evaluate`.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +15,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from rayseg.config import RunConfig
+from rayseg.config import RunConfig, ViewConfig
 from rayseg.data.plan import shard_for_rank
 from rayseg.data.reader import ShardSet
 from rayseg.errors import DataError
 from rayseg.metrics import ConfusionMatrix
+from rayseg.train import views
 from rayseg.train.runtime import Runtime, share_buffers, sum_over_ranks
 from rayseg.train.step import to_device
 
@@ -63,11 +69,11 @@ def evaluate(
         raise DataError("the split is empty", shards.folder, "evaluate a split that has samples")
     confusion = ConfusionMatrix(shards.num_classes, shards.ignore_index)
     share_buffers(model)
-    training = model.training
+    training = [module for module in model.modules() if module.training]
     model.eval()
     for position in shard_for_rank(total, runtime.rank, runtime.world):
         sample = shards.read(position)
-        confusion.update(predict(model, sample.image, runtime.device, precision), sample.mask)
+        confusion.update(predict(model, sample.image, runtime.device, precision, config.test), sample.mask)
         if progress is not None:
             progress(position + 1, total)
     counts = sum_over_ranks(torch.from_numpy(confusion.counts).to(runtime.device))
@@ -75,8 +81,9 @@ def evaluate(
     if not confusion.counts.any():
         raise DataError("no pixel of the split is labelled", shards.folder, "evaluate a split that has labels")
     mine = shown_positions(total, config.train.shown_images) if runtime.rank == 0 else []
-    kept = {i: predict(model, shards.read(i).image, runtime.device, precision) for i in mine}
-    model.train(training)
+    kept = {i: predict(model, shards.read(i).image, runtime.device, precision, config.test) for i in mine}
+    for module in training:  # each as it was: batch norm may be frozen
+        module.training = True
     return Evaluation(confusion, kept)
 
 
@@ -86,12 +93,14 @@ def shown_positions(total: int, shown: int) -> list[int]:
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, image: np.ndarray, device: torch.device, precision: torch.dtype) -> np.ndarray:
+def predict(
+    model: nn.Module, image: np.ndarray, device: torch.device, precision: torch.dtype, config: ViewConfig
+) -> np.ndarray:
     """Predict the mask (H,W) uint8 of one image (H,W,3) uint8 with a model in evaluation mode."""
     x_BCHW = to_device(image[None], device, channels_last=True)
     with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
-        logits_BCHW = model(x_BCHW)["main"]
-    return logits_BCHW[0].argmax(0).to(torch.uint8).cpu().numpy()
+        scores_BCHW = views.scores(model, x_BCHW, config)
+    return scores_BCHW[0].argmax(0).to(torch.uint8).cpu().numpy()
 
 
 def to_bytes(evaluation: Evaluation) -> bytes:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -12,10 +12,11 @@ import torch
 
 from rayseg import config as configs
 from rayseg import figures, segmenter
-from rayseg.config import RunConfig
+from rayseg.config import RunConfig, ViewConfig
 from rayseg.data import images as decoding
 from rayseg.data.reader import ShardSet, open_shards
 from rayseg.errors import CheckpointError, DataError
+from rayseg.schema import parse, to_dict
 from rayseg.segmenter import Segmenter
 from rayseg.train import commit, evaluate
 from rayseg.train.review import best_commit
@@ -49,21 +50,41 @@ def load(run_dir: Path, num_classes: int) -> Trained:
 
 
 def evaluate_run(
-    run_dir: Path, shards: Path | None, split: str | None, progress: Callable[[int, int], None] | None = None
+    run_dir: Path,
+    shards: Path | None,
+    split: str | None,
+    *,
+    views: ViewConfig | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, float]:
-    """Evaluate a run's best commit on a whole split, whole images; see `Evaluation.metrics`."""
-    data = _config(run_dir).data
-    on = open_shards(shards or data.shards, split or data.val_split)
+    """Evaluate a run's best commit on a whole split with the run's own views, or others; see `Evaluation.metrics`."""
+    config = _config(run_dir)
+    on = open_shards(shards or config.data.shards, split or config.data.val_split)
     trained = load(run_dir, on.num_classes)
-    whole = trained.config.model_copy(update={"data": data.model_copy(update={"val_samples": None})})
+    data = config.data.model_copy(update={"val_samples": None})
+    whole = config.model_copy(update={"data": data, "test": views or config.test})
     result = evaluate.evaluate(
         trained.model, on, trained.runtime, config=whole, precision=trained.precision, progress=progress
     )
     return result.metrics(on.class_names)
 
 
+def chosen_views(run_dir: Path, overrides: Mapping[str, Any]) -> ViewConfig:
+    """Give a run's test settings with some of them replaced; without windows their stride goes too.
+
+    Raises:
+        UsageError: they do not hold.
+    """
+    plain = to_dict(_config(run_dir).test) | dict(overrides)
+    if plain["window_px"] is None and "stride" not in overrides:
+        del plain["stride"]
+    return parse(ViewConfig, plain, "test")
+
+
 def predict_images(run_dir: Path, images: Sequence[Path], out: Path) -> Iterator[Path]:
     """Write `NAME.mask.png` (label values) and `NAME.overlay.png` for each image; every image is checked first.
+
+    The run's own test settings are used.
 
     Raises:
         DataError: an image cannot be read, or two have one name.
@@ -76,7 +97,7 @@ def predict_images(run_dir: Path, images: Sequence[Path], out: Path) -> Iterator
     trained = load(run_dir, shards.num_classes)
     out.mkdir(parents=True, exist_ok=True)
     for name, image in zip(names, pixels, strict=True):
-        mask = evaluate.predict(trained.model, image, trained.runtime.device, trained.precision)
+        mask = evaluate.predict(trained.model, image, trained.runtime.device, trained.precision, trained.config.test)
         rgb = figures.mask_to_rgb(mask, [c.color for c in shards.card.classes], shards.ignore_index)
         yield _write(out / f"{name}.mask.png", mask)
         yield _write(

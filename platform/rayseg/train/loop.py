@@ -25,7 +25,7 @@ from rayseg.losses import SegmentationLoss
 from rayseg.schema import to_dict
 from rayseg.segmenter import Segmenter
 from rayseg.tracking import Tracker
-from rayseg.train import commit, evaluate, review
+from rayseg.train import commit, evaluate, review, start
 from rayseg.train.progress import Progress
 from rayseg.train.review import Summary
 from rayseg.train.runtime import Runtime, from_chief, holding
@@ -68,35 +68,47 @@ def _fit(
 
     torch.manual_seed(config.seed)
     model = segmenter.build(config.model(train_set.num_classes))
+    if config.start_from is not None and found is None:
+        start.load_weights(model, config.start_from, show)
     built = {"fingerprint": segmenter.fingerprint(model), "parameters": sum(p.numel() for p in model.parameters())}
     if config.train.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model = model.to(runtime.device)
-    criterion = SegmentationLoss(config.loss, ignore_index=train_set.ignore_index, weights=model.loss_weights())
+    criterion = SegmentationLoss(
+        config.loss,
+        ignore_index=train_set.ignore_index,
+        weights=model.loss_weights(),
+        borders=model.border_outputs,
+        num_classes=train_set.num_classes,
+    )
     optimizer = optim.build(config.optim, model.backbone, model)
     state = _resume(found, model, optimizer, steps, show).model_copy(update=built)
 
-    net: nn.Module = sync_batch_norm(model, world=runtime.world, device=runtime.device)
+    net: nn.Module = sync_batch_norm(model.train(), world=runtime.world, device=runtime.device)
+    if config.train.freeze_norm:
+        start.freeze_norm(net)
     if runtime.world > 1:
         net = DistributedDataParallel(net, device_ids=[runtime.device] if runtime.device.type == "cuda" else None)
-    update = partial(_update, net.train(), criterion, optimizer, precision=precision, config=config, runtime=runtime)
+    update = partial(_update, net, criterion, optimizer, precision=precision, config=config, runtime=runtime)
 
     tracker.config(to_dict(config))
     tracker.tag("fingerprint", state.fingerprint)
     progress = Progress(start=state.step, steps=steps, batch=config.train.batch, show=show)
+    judged = config.while_training()
     with _batches(config, runtime, train_set, state.step) as batches:
         for step, batch in zip(range(state.step + 1, steps + 1), batches, strict=False):
             rate = optim.set_rate(optimizer, config.optim, step - 1, steps)
             losses = update(batch, step)
             due = step % config.train.eval_every == 0 or step == steps
             if due or step % config.train.log_every == 0:
+                criterion.check()
                 values = _finite({name: float(value) for name, value in losses.items()}, step)
                 pace = {"lr": rate, "samples_per_s": progress.samples_per_s(step)}
                 tracker.metrics({f"train/{name}": v for name, v in (values | pace).items()}, step)
                 if not due:
                     progress.say(step, {"loss": values["loss"], "lr": rate, **state.shown()})
             if due:
-                result = evaluate.evaluate(model, val_set, runtime, config=config, precision=precision)
+                result = evaluate.evaluate(model, val_set, runtime, config=judged, precision=precision)
                 metrics = result.metrics(val_set.class_names)
                 state = state.after(step, metrics, progress.seconds())
                 if chief:
@@ -105,6 +117,7 @@ def _fit(
                 progress.say(step, {"loss": values["loss"], "lr": rate, **state.shown()})
                 runtime.report({"step": step, "loss": values["loss"], "best_miou": state.best_miou, **metrics})
             if runtime.stop() == "pause" and step < steps:
+                criterion.check()
                 _finite({"loss": float(losses["loss"])}, step)
                 if chief:
                     _commit(config, runtime, model, optimizer, state.at(step, progress.seconds()), None)
