@@ -19,9 +19,9 @@ GROWTH = f"""N pixels, keys of D and values of C channels, one image, float32. A
   no N x N, but 2 C instead of C + D multiply-adds a pair.
 * `SDPA, values as heads`: values cut into C / D heads that share queries and keys: 2 C multiply-adds again.
 * `checkpoints`: {MIN_CHUNK} queries at a time, computed anew in the backward pass by `torch.utils.checkpoint`.
-* `rayseg`: `ops/attention.py`, at least {MIN_CHUNK} pixels at a time. Alive are a few maps of N x C and chunks of
-  {MIN_CHUNK} x N; multiply-adds a pair are C + D in inference as in the plain form, and in training D more than its
-  3 (C + D). It is what runs on the CPU at every size; up to N = 512 a chunk is the whole map."""
+* `rayseg`: `ops/attention.py`, what runs on the CPU: {MIN_CHUNK} pixels at a time, more on small maps, and up to
+  N = 512 the plain form, which is as lean there. Alive are a few maps of N x C and two chunks of {MIN_CHUNK} x N;
+  multiply-adds a pair are C + D in inference as in the plain form, and in training D more than its 3 (C + D)."""
 
 
 def padded(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

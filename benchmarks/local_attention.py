@@ -1,35 +1,35 @@
-"""Measure GALD's local attention: the unfolded form, shifted maps, sub-grids, and what rayseg chooses."""
+"""Measure GALD's local attention: the unfolded form, shifted maps, sub-grids, and rayseg's taps in bands."""
 
 from __future__ import annotations
 
 import functools
+import itertools
 
 import torch
 from torch import Tensor
 
 from measure import Form, arguments, compare, publish, table
 from naive.local_attention import local_attention as unfolded
-from rayseg.ops import local_attention as ops
+from rayseg.ops.local_attention import by_sub_grids, local_attention
 
 GROWTH = """N = H x W pixels, D channels of queries and keys, C of values, k x k taps r pixels apart; one image,
-float32. All forms compute the same. "rayseg" is `ops/local_attention.py` as it is called: sub-grids where it learns,
-taps in inference on the CPU.
+float32. All forms compute the same. "rayseg" is `ops/local_attention.py` as it is called on the CPU: taps one by one,
+in bands of rows; "sub-grids" is what it does on CUDA and in compiled graphs; "shifted maps" are the taps by plain
+operations on whole maps, which autograd goes back through; "unfold" copies the window of every pixel.
 
 | form | numbers alive in inference, beyond inputs | in training | multiply-adds of inference |
 |---|---|---|---|
 | unfold | k^2 N (D + 2 C) | k^2 N (D + 3 C) | k^2 N (D + C) |
-| sub-grids, r > 4 here | N (2 D + 3 C) | 4.5 N (D + C) | N^2 / r^2 (D + C) |
-| tiles, r <= 4 here | the same, keys and values times (1 + (k - 1) / 12)^2 | the same | (11 + k)^2 N (D + C) |
-| taps | 2 N max(D, C) + 2 k^2 N | - | k^2 N (D + C) |
+| rayseg | 2 N max(D, C) + 2 k^2 N | N max(2 C, 4 D + C) + 3 k^2 N | k^2 N (D + C) |
+| sub-grids, H / r <= 20 | N (2 D + 3 C) | 4.5 N (D + C) | N^2 / r^2 (D + C) |
+| sub-grids, tiled above | the same, keys and values times (1 + (k - 1) / 12)^2 | the same | (11 + k)^2 N (D + C) |
 
-Sub-grids and tiles multiply more than there are taps, but as matrix products, and neither time nor memory follows k^2.
-Taps win in inference because their sums stay in the cache; a backward pass would have to keep or repeat each of them.
-
-`shifted maps` are the taps by plain operations that autograd can go back through; `sub-grids` is rayseg's training form
-used for inference. The unfolded form at these sizes is what a first implementation does.
+Neither time nor memory of the sub-grids follows k^2, so they come near at k = 7; they multiply more than there are
+taps, but in few large products. On maps of a few hundred pixels and few channels (the last size) a call costs more than
+what it computes, and 49 taps are 300 calls.
 """
-SIZES = ((97, 97, 64, 512), (97, 97, 256, 256))
-"""Maps of a 769 px crop at stride 8, with the widths that were tried for GALD v2."""
+SIZES = ((97, 97, 64, 512), (97, 97, 256, 256), (24, 32, 32, 32))
+"""Maps of a 769 px crop at stride 8, with the widths that were tried for GALD v2; and a small one."""
 
 
 def shifted_maps(q: Tensor, k: Tensor, v: Tensor, *, kernel_size: int, dilation: int) -> Tensor:
@@ -44,15 +44,12 @@ def shifted_maps(q: Tensor, k: Tensor, v: Tensor, *, kernel_size: int, dilation:
     return functools.reduce(torch.add, weighted)
 
 
-def _sub_grids(q: Tensor, k: Tensor, v: Tensor, *, kernel_size: int, dilation: int) -> Tensor:
-    return ops._by_sub_grids(q, k, v, kernel_size, dilation)
-
-
-def forms(kernel_size: int, dilation: int, *, training: bool) -> dict[str, Form]:
-    """List what is compared, the reference first."""
-    other = {"shifted maps": shifted_maps} if training else {"sub-grids": _sub_grids}
-    found = {"unfold": unfolded, "rayseg": ops.local_attention, **other}
-    return {name: functools.partial(f, kernel_size=kernel_size, dilation=dilation) for name, f in found.items()}
+FORMS: dict[str, Form] = {
+    "unfold": unfolded,
+    "rayseg": local_attention,
+    "sub-grids": by_sub_grids,
+    "shifted maps": shifted_maps,
+}
 
 
 def operands(height: int, width: int, queries: int, values: int) -> list[Tensor]:
@@ -69,16 +66,12 @@ def main() -> None:
     sizes = [(24, 24, 8, 16)] if wanted.quick else SIZES
     windows = [(3, 2)] if wanted.quick else [(5, 6), (3, 1), (7, 1)]
     sections = [GROWTH]
-    for size in sizes:
-        for kernel_size, dilation in windows:
-            for training in (False, True):
-                rounds = 2 if wanted.quick else 3 if training else 5
-                costs = compare(
-                    forms(kernel_size, dilation, training=training), operands(*size), training=training, rounds=rounds
-                )
-                height, width, queries, values = size
-                what = f"{height} x {width}, k {kernel_size}, r {dilation}, d {queries}, C {values}"
-                sections.append(table(f"{what}, {'forward and backward' if training else 'inference'}", costs))
+    for size, (kernel_size, dilation), training in itertools.product(sizes, windows, (False, True)):
+        forms = {n: functools.partial(f, kernel_size=kernel_size, dilation=dilation) for n, f in FORMS.items()}
+        costs = compare(forms, operands(*size), training=training, rounds=2 if wanted.quick else 5)
+        height, width, queries, values = size
+        what = f"{height} x {width}, k {kernel_size}, r {dilation}, D {queries}, C {values}"
+        sections.append(table(f"{what}, {'forward and backward' if training else 'inference'}", costs))
     publish("local_attention", "Dilated local attention (GALD v2)", sections, write=wanted.write)
 
 

@@ -30,7 +30,17 @@ def built(**options: Any) -> Backbone:
 # --- features -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "output_stride"), [(TINY, 8), (TINY, 16), (TINY, 32), ("mobilenetv3_small_050", 8)])
+SWIN = "swin_tiny_patch4_window7_224"
+
+
+@pytest.mark.parametrize(
+    ("name", "output_stride"),
+    [
+        *((TINY, stride) for stride in (8, 16, 32)),
+        ("mobilenetv3_small_050", 8),
+        *((name, 32) for name in ("test_convnext", "test_efficientnet", "pvt_v2_b0", "densenet121", SWIN)),
+    ],
+)
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (33, 71)])
 def test_features_are_as_the_spec_says(name: str, output_stride: int, height: int, width: int) -> None:
     net = built(name=name, output_stride=output_stride).eval()
@@ -42,16 +52,38 @@ def test_features_are_as_the_spec_says(name: str, output_stride: int, height: in
         assert feature.shape == (1, channels, -(-height // stride), -(-width // stride))
 
 
-def test_transformers_give_maps_with_channels_first() -> None:
-    swin = built(name="swin_tiny_patch4_window7_224", output_stride=32).eval()
-    assert [tuple(f.shape[1:]) for f in swin(torch.randn(1, 3, 64, 96))] == [
-        (96, 16, 24),
-        (192, 8, 12),
-        (384, 4, 6),
-        (768, 2, 3),
-    ]
-    with pytest.raises(UsageError, match=r"divisible by patch size.*choose another image size"):
-        swin(torch.randn(1, 3, 65, 96))
+@pytest.mark.parametrize("name", ["test_convnext", "test_efficientnet", SWIN])
+def test_every_pixel_counts(name: str) -> None:
+    """A ConvNeXt leaves out what fills no patch, a Swin refuses it."""
+    net = built(name=name, output_stride=32).eval()
+    x = torch.randn(1, 3, 33, 65)
+    corner = x.clone()
+    corner[..., -1, -1] += 1
+    with torch.inference_mode():
+        assert not any(torch.equal(a, b) for a, b in zip(net(x), net(corner), strict=True))
+
+
+@pytest.mark.parametrize("name", ["test_convnext", SWIN])
+def test_maps_are_timms_at_multiples_of_the_stride(name: str) -> None:
+    net = built(name=name, output_stride=32).eval()
+    x = torch.randn(1, 3, 64, 96)
+    with torch.inference_mode():
+        for ours, theirs in zip(net(x), net.model(x), strict=True):
+            assert torch.equal(ours, theirs.permute(0, 3, 1, 2) if name == SWIN else theirs)
+
+
+def test_an_image_that_fits_no_window_is_refused_in_one_line() -> None:
+    with pytest.raises(UsageError, match=r"divisible by window.*choose another image size"):
+        built(name="test_maxvit", output_stride=32).eval()(torch.zeros(1, 3, 64, 64))
+
+
+@pytest.mark.parametrize(("name", "params"), [("resnet50s", 23_631_808), ("resnet101s", 42_623_936)])
+def test_the_deep_stem_is_that_of_the_authors_code(name: str, params: int) -> None:
+    """Three 3x3 of 64, 64 and 128 channels, as in GALD's, CCNet's, DFN's and Denoised NL's ResNets."""
+    with torch.device("meta"):
+        model = built(name=name).model
+    assert [tuple(model.conv1[i].weight.shape) for i in (0, 3, 6)] == [(64, 3, 3, 3), (64, 64, 3, 3), (128, 64, 3, 3)]
+    assert sum(p.numel() for p in model.parameters()) == params
 
 
 @pytest.mark.parametrize(
@@ -100,7 +132,7 @@ def test_both_convolutions_of_a_basic_block_are_dilated() -> None:
         ({"name": "hf-hub:someone/model"}, "unknown backbone"),
         ({"name": "densenet121", "output_stride": 8}, r"output_stride 8, only 32 .*set it to 32"),
         ({"name": "vgg11", "output_stride": 16}, r"output_stride 16, only 32"),
-        ({"name": "swin_tiny_patch4_window7_224", "output_stride": 8}, "only 32"),
+        ({"name": SWIN, "output_stride": 8}, "only 32"),
         ({"name": "vit_tiny_patch16_224", "output_stride": 8}, "only 16"),
         ({"name": "resnet18", "multi_grid": [1, 2, 4]}, "has 3 numbers.*has 2 blocks"),
         ({"name": "resnet18", "multi_grid": [0, 1]}, "multi_grid"),
@@ -223,7 +255,10 @@ def test_pickled_code_never_runs(tmp_path: Path) -> None:
     torch.save({"conv1.weight": Payload(marker)}, tmp_path / "w.pth")
     (tmp_path / "bare.pth").write_bytes(pickle.dumps(Payload(marker)))
     for name in ("w.pth", "bare.pth"):
-        assert "holds more than tensors" in refusal(tmp_path / name)
+        message = refusal(tmp_path / name)
+        assert "holds more than tensors" in message
+        assert "weights_only" not in message  # torch's advice: load it all the same
+    assert "it pickles posix.system" in refusal(tmp_path / "w.pth")
     assert not marker.exists()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -126,6 +127,48 @@ def test_a_mistake_is_one_line(rayseg, arguments, code, says, tmp_path):
     assert len(lines[0]) <= 300
     assert not out
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (["head.name=gadl"], "did you mean 'gald'"),
+        (["head.kernal_size=3"], "did you mean 'kernel_size'"),
+        (["head.name=psp", "head.kernel_size=3"], "unknown key 'kernel_size' (head): valid: bins"),
+        (["head.kernel_size=4"], "kernel_size = 4 has no centre"),
+        (["head.dilation=0"], "dilation = 0"),
+        (["head.name=fcn", "head.channels=0"], "channels = 0"),
+        (["backbone.nam=resnet18"], "did you mean 'name'"),
+        (["backbone.output_stride=7"], "8, 16 or 32"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_model_that_cannot_be_is_one_line(capsys, settings, says):
+    arguments = [part for setting in settings for part in ("--set", setting)]
+    with pytest.raises(SystemExit) as ended:
+        cli.run(cli.rayseg, ["train", "--shards", "/nonexistent", *arguments])
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out, len(err.splitlines())) == (2, "", 1)
+    assert err.startswith("error: ")
+    assert says in err
+
+
+def test_one_class_is_none(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.run(cli.rayseg, ["models", "--classes", "1"])
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "'--classes': 1" in line
+
+
+def test_weights_that_pickle_code_are_one_line(rayseg, tiny_shards, tmp_path):
+    weights = tmp_path / "weights.pth"
+    weights.write_bytes(pickle.dumps(print))  # of another protocol than torch's, which warns about it
+    code, _, err = rayseg(
+        "train", "--shards", tiny_shards, "--run", tmp_path / "run", "--set", f"backbone.weights={weights}"
+    )
+    assert (code, len(err.splitlines())) == (4, 1), err
+    assert str(weights) in err
 
 
 def test_models_prints_parameters_and_flops(rayseg):

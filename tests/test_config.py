@@ -63,6 +63,12 @@ def test_another_head_drops_the_old_ones_options():
     assert mapping["head"] == {"name": "fcn"}
 
 
+def test_another_head_drops_what_only_the_old_one_has():
+    base = {"head": {"name": "dfn"}, "loss": {"aux_weight": 0.1, "weights": {"smooth_2": 0.5}, "border_weight": 0.1}}
+    assert configs.merged(base, {"head.name": "fcn"}) == {"head": {"name": "fcn"}, "loss": {"aux_weight": 0.1}}
+    assert configs.merged(base, {"head.name": "dfn"}) == base
+
+
 def test_merged_leaves_its_base_alone():
     nested = {"a": {"b": 1}}
     assert configs.merged(nested, {"a.b": 2, "c.d": 3}) == {"a": {"b": 2}, "c": {"d": 3}}

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import pickle
+import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
@@ -11,6 +14,8 @@ import torch
 from pydantic import Field, model_validator
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
 
 from rayseg.errors import CheckpointError, ClusterError, UsageError
 from rayseg.schema import Value
@@ -55,7 +60,10 @@ class Config(Value):
 
 
 class Backbone(nn.Module):
-    """Images (B,3,H,W) to feature maps (B, C_i, ceil(H/s_i), ceil(W/s_i)), shallow to deep, as `spec` says."""
+    """Images (B,3,H,W) to feature maps (B, C_i, ceil(H/s_i), ceil(W/s_i)), shallow to deep, as `spec` says.
+
+    Models that would leave out, or refuse, what fills no patch see the image padded to a multiple of the stride.
+    """
 
     spec: FeatureSpec
 
@@ -67,6 +75,7 @@ class Backbone(nn.Module):
         self.spec = FeatureSpec(tuple(info.channels()[-LEVELS:]), tuple(info.reduction()[-LEVELS:]))
         # Swin and its kind give (B,H,W,C).
         self.channels_come_last = str(getattr(model, "output_fmt", "NCHW")).endswith("NHWC")
+        self.padded = not _covers_any_size(model, config)
         _dilate(model, config)
         if config.weights is not None:
             load_weights(model, config)
@@ -78,11 +87,20 @@ class Backbone(nn.Module):
         Raises:
             UsageError: the model does not take images of this size.
         """
+        height, width = int(images.shape[-2]), int(images.shape[-1])
+        if self.padded:
+            stride = self.spec.strides[-1]
+            images = functional.pad(images, (0, -width % stride, 0, -height % stride))
         try:
-            features = self.model(images)[-LEVELS:]
-        except AssertionError as error:  # timm's word for "not a multiple of the patch size"
+            maps = self.model(images)[-LEVELS:]
+        except AssertionError as error:  # timm's word for "not a multiple of the window"
             raise UsageError(str(error), f"backbone.name = {self.name}", "choose another image size") from None
-        return [f.permute(0, 3, 1, 2).contiguous() for f in features] if self.channels_come_last else features
+        if self.channels_come_last:
+            maps = [x.permute(0, 3, 1, 2).contiguous() for x in maps]
+        if self.padded:  # what lies beyond the image is cut off
+            pairs = zip(maps, self.spec.strides, strict=True)
+            maps = [x[..., : -(-height // stride), : -(-width // stride)] for x, stride in pairs]
+        return maps
 
 
 # --- building -------------------------------------------------------------------------------------------------------
@@ -114,6 +132,28 @@ def _create(config: Config) -> Any:
             f"set it to {stride}, or choose another backbone",
         )
     return model
+
+
+_COVERS: dict[tuple[str, int], bool] = {}  # by model and stride: to find out takes longer than to build a small one
+
+
+def _covers_any_size(model: Any, config: Config) -> bool:
+    """Whether maps reach the last pixel of an image whose size is no multiple of the stride; nothing is computed.
+
+    ConvNeXt's and DenseNet's end before it; Swin and HRNet refuse such an image.
+    """
+    key = (config.name, config.output_stride)
+    if key not in _COVERS:
+        shape = (2, 3, 2 * config.output_stride + 1, 2 * config.output_stride + 1)
+        tensors = {n: t.to("meta") for n, t in (*model.named_parameters(), *model.named_buffers())}
+        try:
+            with torch.no_grad():
+                maps = functional_call(model, tensors, torch.empty(shape, device="meta"))
+            # The third size is a side, whether channels come second or last.
+            _COVERS[key] = [x.shape[2] for x in maps] == [-(-shape[2] // s) for s in model.feature_info.reduction()]
+        except (AssertionError, RuntimeError):
+            _COVERS[key] = False
+    return _COVERS[key]
 
 
 def _creation_fault(config: Config, error: Exception) -> Exception:
@@ -217,13 +257,23 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise
     except Exception as error:  # safetensors, zipfile, unpickling: each has its own kinds
         fix = "fetch it again, or convert it to .safetensors; pickled code is never run"
-        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-        raise CheckpointError(f"damaged, or holds more than tensors: {reason}", path, fix) from None
+        raise CheckpointError(f"damaged, or holds more than tensors: {_reason(error)}", path, fix) from None
     return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
 
 
+def _reason(error: Exception) -> str:
+    text = str(error) or type(error).__name__
+    if not isinstance(error, pickle.UnpicklingError):
+        return text.splitlines()[0][:200]
+    # Torch's own words advise to load it all the same.
+    found = re.search(r"GLOBAL ([\w.]+)", text)
+    return f"it pickles {found[1]}" if found else "it is no archive of tensors"
+
+
 def _read_pickled(path: Path) -> dict[str, Tensor]:
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about pickle protocols: what is refused is refused in one line
+        content = torch.load(path, map_location="cpu", weights_only=True)
     for wrapper in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]

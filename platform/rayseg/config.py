@@ -175,10 +175,17 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Set dotted names in a copy of a nested mapping; another `head.name` drops the old head's options."""
+    """Set dotted names in a copy of a nested mapping.
+
+    Another `head.name` drops the old head's options, and what the loss says of its outputs.
+    """
     result = copy.deepcopy(dict(base))
-    if overrides.get("head.name", result.get("head", {}).get("name")) != result.get("head", {}).get("name"):
+    before = result.get("head", {}).get("name")
+    if overrides.get("head.name", before) != before:
         result["head"] = {}
+        of_outputs = [field for field in result.get("loss", {}) if field == "weights" or field.startswith("border_")]
+        for field in of_outputs:
+            del result["loss"][field]
     for name, value in overrides.items():
         *path, last = name.split(".")
         table = result

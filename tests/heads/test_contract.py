@@ -23,12 +23,14 @@ CERTAIN = (65, 72)  # at output stride 8 every head takes this size; smaller one
 every_head = pytest.mark.parametrize("name", heads.names())
 
 
-def model(name: str, *, norm: str = "batch", output_stride: int = 8, channels: int | None = 64) -> Segmenter:
+def model(
+    name: str, *, on: str = "test_resnet", norm: str = "batch", output_stride: int = 8, channels: int | None = 64
+) -> Segmenter:
     """Build a head on a tiny backbone, narrow unless `channels` is None: what is tested here has no width."""
     torch.manual_seed(0)
     given = {"channels": channels} if channels and "channels" in heads.config_class(name).model_fields else {}
     config = segmenter.Config(
-        backbone=backbone.Config.model_validate({"name": "test_resnet", "output_stride": output_stride}),
+        backbone=backbone.Config.model_validate({"name": on, "output_stride": output_stride}),
         head=heads.from_dict({"name": name, "norm": norm, **given}),
         num_classes=NUM_CLASSES,
     )
@@ -83,6 +85,30 @@ def test_config_has_a_default_for_every_option_and_survives_json(name: str) -> N
 def test_unknown_options_are_refused(name: str) -> None:
     with pytest.raises(UsageError, match=r"unknown key 'nrom'.*did you mean 'norm'"):
         heads.from_dict({"name": name, "nrom": "batch"})
+
+
+IMPOSSIBLE = {
+    "kernel_size": [0, 4],
+    "dilation": [0],
+    "channels": [0, -64],
+    "dropout": [1.0, -0.1],
+    "rates": [[0]],
+    "bins": [[], [0]],
+    "recurrence": [0],
+    "reduction": [0],
+    "factor": [0],
+    "border_channels": [0],
+    "norm": ["layer"],
+}
+
+
+@every_head
+def test_impossible_values_are_refused_by_name(name: str) -> None:
+    for option, values in IMPOSSIBLE.items():
+        for value in values if option in heads.config_class(name).model_fields else ():
+            with pytest.raises(UsageError, match=option) as caught:
+                heads.from_dict({"name": name, option: value})
+            assert "\n" not in str(caught.value)
 
 
 @every_head

@@ -186,6 +186,18 @@ def test_evaluation_gives_main_alone_and_the_same() -> None:
         assert torch.equal(evaluated["main"], net(maps)["main"]), options
 
 
+@pytest.mark.parametrize(
+    ("options", "run"), [({}, {"aux2"}), ({"rectify_from": "features"}, set()), ({"global_rectifying": False}, set())]
+)
+def test_evaluation_runs_only_the_auxiliary_that_rectifies(options: dict[str, Any], run: set[str]) -> None:
+    net = head(**options).eval()
+    seen = set()
+    for name in ("aux1", "aux2"):
+        net.get_submodule(name).register_forward_hook(lambda *_, name=name: seen.add(name))
+    net(features(5, 6))
+    assert seen == run
+
+
 def test_every_combination_survives_json() -> None:
     for options in every_combination():
         config = heads.from_dict({"name": "denoised_nl", **options})

@@ -330,7 +330,7 @@ def test_every_parameter_gets_a_gradient_whatever_the_weights(weights: dict[str,
 
 
 def test_without_border_network_its_settings_are_refused() -> None:
-    net = small_net(border=False)
+    net = small_net(border=False, border_channels=None)
     assert net.border_outputs == ()
     with pytest.raises(UsageError, match="border_weight would be ignored"):
         criterion(net, border_weight=0.5)

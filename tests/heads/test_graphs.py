@@ -36,7 +36,9 @@ def awake(name: str) -> Segmenter:
 def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-5) -> None:
     assert list(found) == list(expected)
     for name, logits in expected.items():
-        torch.testing.assert_close(found[name], logits, rtol=tolerance, atol=tolerance * float(logits.detach().abs().max()))
+        torch.testing.assert_close(
+            found[name], logits, rtol=tolerance, atol=tolerance * float(logits.detach().abs().max())
+        )
 
 
 @every_head

@@ -27,10 +27,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-MIN_CHUNK = 128
+MIN_CHUNK = 192
 """Pixels of a chunk on large maps: fewer leave matrix products too thin, more only take memory (measured, CPU)."""
 SMALL_PAIRS = 2**18
-"""Pairs of a chunk on small maps: up to N = 512 all pixels are one chunk."""
+"""Pairs of a chunk on small maps. Where all pairs are no more, up to N = 512, the plain form is as lean, and faster."""
 
 
 def attention(q_BDN: Tensor, k_BDN: Tensor, v_BCN: Tensor, *, gate_BPN: Tensor | None = None) -> Tensor:
@@ -47,9 +47,13 @@ def attention(q_BDN: Tensor, k_BDN: Tensor, v_BCN: Tensor, *, gate_BPN: Tensor |
     if gate_BPN is None and q_BDN.is_cuda:
         return fused_attention(q_BDN, k_BDN, v_BCN)
     exact = torch.promote_types(q_BDN.dtype, torch.float32)
-    gate = None if gate_BPN is None else gate_BPN.to(exact)
-    out, _ = _ChunkedAttention.apply(q_BDN.to(exact), k_BDN.to(exact), v_BCN, gate)
-    return out
+    inputs = (q_BDN.to(exact), k_BDN.to(exact), v_BCN, None if gate_BPN is None else gate_BPN.to(exact))
+    if q_BDN.shape[2] ** 2 <= SMALL_PAIRS:
+        with without_autocast(q_BDN):
+            return _whole(*inputs)
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs):
+        return _ChunkedAttention.apply(*inputs)[0]
+    return _in_chunks(inputs, None)
 
 
 def fused_attention(q_BDN: Tensor, k_BDN: Tensor, v_BCN: Tensor) -> Tensor:
@@ -81,15 +85,8 @@ class _ChunkedAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(q: Tensor, k: Tensor, v: Tensor, gate: Tensor | None) -> tuple[Tensor, Tensor]:
-        out = torch.empty_like(v)
         lse_BN = q.new_empty(q.shape[0], q.shape[2])
-        with without_autocast(q):
-            for part in chunks(q.shape[2]):
-                w_BbN, lse_BN[:, part] = _weights(q[:, :, part], k)
-                if gate is not None:
-                    w_BbN.mul_(_gates(gate[:, :, part], gate))
-                out[:, :, part] = torch.bmm(v, w_BbN.to(v.dtype).transpose(1, 2))
-        return out, lse_BN
+        return _in_chunks((q, k, v, gate), lse_BN), lse_BN
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -105,12 +102,27 @@ class _ChunkedAttention(torch.autograd.Function):
             return _gradients((q, k, v, gate), (out, lse), grads[0].contiguous())
 
 
-def _weights(q_BDb: Tensor, k_BDN: Tensor) -> tuple[Tensor, Tensor]:
-    """Softmax over all keys for a chunk of queries, in place: weights (B, b, N) and log-sum-exp (B, b)."""
-    w = torch.bmm(q_BDb.transpose(1, 2), k_BDN)
-    highest = w.amax(-1, keepdim=True)
-    total = w.sub_(highest).exp_().sum(-1, keepdim=True)
-    return w.div_(total), (highest + total.log()).squeeze(-1)
+def _whole(q: Tensor, k: Tensor, v: Tensor, gate: Tensor | None) -> Tensor:
+    w_BNN = torch.bmm(q.transpose(1, 2), k).softmax(-1)
+    if gate is not None:
+        w_BNN = w_BNN * torch.bmm(gate.transpose(1, 2), gate).sigmoid()
+    return torch.bmm(v, w_BNN.to(v.dtype).transpose(1, 2))
+
+
+def _in_chunks(inputs: _Four, lse_BN: Tensor | None) -> Tensor:
+    """Attend, a chunk of queries at a time; write each query's log-sum-exp to `lse_BN` where it is wanted."""
+    q, k, v, gate = inputs
+    out = torch.empty_like(v)
+    with without_autocast(q):
+        for part in chunks(q.shape[2]):
+            logits_BbN = torch.bmm(q[:, :, part].transpose(1, 2), k)
+            w_BbN = logits_BbN.softmax(-1)
+            if lse_BN is not None:  # of the likeliest key, whose weight is no rounding error
+                lse_BN[:, part] = logits_BbN.amax(-1) - w_BbN.amax(-1).log()
+            if gate is not None:
+                w_BbN.mul_(_gates(gate[:, :, part], gate))
+            out[:, :, part] = torch.bmm(v, w_BbN.to(v.dtype).transpose(1, 2))
+    return out
 
 
 def _gates(gate_BPb: Tensor, gate_BPN: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ result is `sum_j R_ij`. Written down so, M, W and R are N x N vectors each. Here
 M is taken as it stands. `|Q|^2 - 2 Q.K + |K|^2` would turn it into products, twice as many, and lose the digits of
 close Q and K. Under autocast all this is float32, for the same reason; the last convolution is autocast's.
 
-At N = 625, C = 128 the written-down form has 1.3 GiB alive in training, this 7 MiB, and it is several times faster:
+At N = 625, C = 128 the written-down form has 1.3 GiB alive in training, this 6 MiB, and it is several times faster:
 docs/benchmarks/channel_weighting.md. `checkpoint` around plain operations on each chunk was tried: more memory, slower.
 Compilers see two operations, forward and backward, instead of a loop of hundreds of chunks; what they export needs this
 file to run.

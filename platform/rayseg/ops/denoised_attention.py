@@ -55,7 +55,8 @@ def denoised_attention(
 
 def retained_values(q: Tensor, k: Tensor, v: Tensor, *, kernel_size: int) -> Tensor:
     """Spread each pixel's value over its window, weighted by `S`: V~ (B, C, N)."""
-    taps = _Taps.of(*q.shape[-2:], kernel_size)
+    height, width = q.shape[-2:]
+    taps = _Taps.of(height, width, kernel_size)
     exact = torch.promote_types(q.dtype, torch.float32)
     products_BTN = _Products.apply(q.flatten(2).to(exact), k.flatten(2).to(exact), taps.shifts)
     weights_BTN = products_BTN.sigmoid() * taps.inside(q.device)

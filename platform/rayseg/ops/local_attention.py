@@ -3,25 +3,27 @@
 A pixel p attends to the k x k taps p + r(a, b), |a|, |b| <= k // 2. A tap outside the map has logit 0 and value 0 and
 stays in the softmax's denominator (zero padding); logits are not scaled.
 
-With dilation r the map falls into r x r interleaved sub-grids that never mix, and on each the window is an undilated
-k x k. A sub-grid is small, so its attention is one masked dense product, with one sink key (logit `log n`, value 0)
-for the n taps outside. Where sub-grids are large (small r, large maps), tiles of queries see a zero-padded halo of
-keys. Both are batches of `scaled_dot_product_attention`, which never keeps the weights.
+On the CPU the taps are taken one by one: a band of rows is multiplied with the band that the tap sees, and added up,
+channels last. A band stays in the cache through all taps. Kept for the backward pass are q, k, v and the weights, k x k
+numbers a pixel; there each tap costs four passes more, also in bands.
 
-Inference on the CPU, where nothing is kept for a backward pass, goes tap by tap instead: the whole band of rows is
-shifted, weighted and added up, channels last, in bands that stay in the cache. That is about half the memory and half
-the time of the sub-grids again; for training it is slower and larger. docs/benchmarks/local_attention.md has the
-figures, against the unfold form too.
+On CUDA, and where the graph is compiled or exported (two nodes for each tap and band would be thousands), taps become
+few large products. With dilation r the map falls into r x r interleaved sub-grids that never mix, and on each the
+window is an undilated k x k. A sub-grid is small, so its attention is one masked dense product, with one sink key
+(logit `log n`, value 0) for the n taps outside. Where sub-grids are large (small r, large maps), tiles of queries see a
+zero-padded halo of keys. Both are batches of `scaled_dot_product_attention`, which never keeps the weights. On the CPU
+this takes twice the memory and, but for small maps of few channels, more time: docs/benchmarks/local_attention.md.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 DENSE_PX = 20
@@ -29,7 +31,7 @@ DENSE_PX = 20
 TILE_PX = 12
 """Queries a side of a tile: smaller ones copy more halo, larger ones compute more masked pairs."""
 BAND_PX = 2048
-"""Pixels of a band of rows in inference: 1024 to 4096 take the same time, a whole 97 x 97 map up to half more."""
+"""Pixels of a band of rows: 1024 to 4096 take the same time, a whole 97 x 97 map up to half more."""
 
 
 def local_attention(q: Tensor, k: Tensor, v: Tensor, *, kernel_size: int, dilation: int = 1) -> Tensor:
@@ -45,17 +47,98 @@ def local_attention(q: Tensor, k: Tensor, v: Tensor, *, kernel_size: int, dilati
     """
     if kernel_size % 2 == 0 or kernel_size < 1 or dilation < 1:
         raise ValueError(f"kernel_size {kernel_size} must be odd and positive, dilation {dilation} positive")
-    learning = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
-    # A compiled or exported graph would hold two nodes for every tap and band. On CUDA the taps were not measured.
-    if learning or q.device.type != "cpu" or torch.compiler.is_compiling():
-        return _by_sub_grids(q, k, v, kernel_size, dilation)
-    return _by_taps(q, k, v, kernel_size, dilation)
+    if q.device.type != "cpu" or torch.compiler.is_compiling():
+        return by_sub_grids(q, k, v, kernel_size=kernel_size, dilation=dilation)
+    out, _ = _ByTaps.apply(q, k, v, tuple(_taps(q.shape[-2], q.shape[-1], kernel_size, dilation)), kernel_size**2)
+    return out
+
+
+# --- taps -----------------------------------------------------------------------------------------------------------
+
+_Tap = tuple[int, tuple[slice, slice], tuple[slice, slice]]
+"""A tap's number, pixels (rows, columns) for which it is inside the map, and where it is for them."""
+
+
+class _ByTaps(torch.autograd.Function):
+    """Gives the result and, to keep, the weights (taps, B, H, W), in float32 at least: bfloat16 rounds at every tap."""
+
+    @staticmethod
+    def forward(q: Tensor, k: Tensor, v: Tensor, taps: Sequence[_Tap], num_taps: int) -> tuple[Tensor, Tensor]:
+        # A tap outside has the logit 0 that it was made with.
+        weights = _products(_channels_last(q), _channels_last(k), taps, num_taps).softmax(0)
+        v_BHWC = _channels_last(v)
+        out_BHWC = torch.zeros_like(v_BHWC, dtype=weights.dtype)
+        for n, here, there in taps:
+            out_BHWC[:, *here].addcmul_(weights[n][:, *here, None], v_BHWC[:, *there])
+        return _channels_first(out_BHWC, v), weights
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        q, k, v, ctx.taps, ctx.num_taps = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(q, k, v, output[1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Any:
+        q, k, v, weights = ctx.saved_tensors
+        grad_v, grad_weights = _values_gradients(grads[0], v, weights, ctx.taps)
+        grad_logits = weights * (grad_weights - (weights * grad_weights).sum(0))
+        del grad_weights
+        q_BHWD, k_BHWD = _channels_last(q), _channels_last(k)
+        grad_q, grad_k = (torch.zeros_like(q_BHWD, dtype=weights.dtype) for _ in range(2))
+        for n, here, there in ctx.taps:
+            scale = grad_logits[n][:, *here, None]
+            grad_q[:, *here].addcmul_(scale, k_BHWD[:, *there])
+            grad_k[:, *there].addcmul_(scale, q_BHWD[:, *here])
+        return _channels_first(grad_q, q), _channels_first(grad_k, k), grad_v, None, None
+
+
+def _values_gradients(grad: Tensor, v: Tensor, weights: Tensor, taps: Sequence[_Tap]) -> tuple[Tensor, Tensor]:
+    grad_BHWC = _channels_last(grad)
+    grad_weights = _products(grad_BHWC, _channels_last(v), taps, weights.shape[0])
+    grad_v = torch.zeros_like(grad_BHWC, dtype=weights.dtype)
+    for n, here, there in taps:
+        grad_v[:, *there].addcmul_(weights[n][:, *here, None], grad_BHWC[:, *here])
+    return _channels_first(grad_v, v), grad_weights
+
+
+def _products(a_BHWC: Tensor, b_BHWC: Tensor, taps: Sequence[_Tap], num_taps: int) -> Tensor:
+    """Multiply each pixel of `a` with what its taps see of `b`: (taps, B, H, W), 0 for taps outside."""
+    exact = torch.promote_types(a_BHWC.dtype, torch.float32)
+    out = a_BHWC.new_zeros(num_taps, *a_BHWC.shape[:3], dtype=exact)
+    for n, here, there in taps:
+        out[n][:, *here] = (a_BHWC[:, *here] * b_BHWC[:, *there]).sum(-1, dtype=exact)
+    return out
+
+
+def _channels_last(x_BCHW: Tensor) -> Tensor:
+    return x_BCHW.permute(0, 2, 3, 1).contiguous()
+
+
+def _channels_first(x_BHWC: Tensor, like: Tensor) -> Tensor:
+    return x_BHWC.permute(0, 3, 1, 2).to(like.dtype)
+
+
+def _taps(height: int, width: int, kernel_size: int, dilation: int) -> Iterator[_Tap]:
+    """List the taps, all of one band of rows after all of the band before."""
+    band = max(BAND_PX // width, 1)
+    steps = [dilation * (n - kernel_size // 2) for n in range(kernel_size)]
+    for start in range(0, height, band):
+        for tap in range(kernel_size**2):
+            dy, dx = steps[tap // kernel_size], steps[tap % kernel_size]
+            top, bottom = max(start, -dy), min(start + band, height, height - dy)
+            left, right = max(0, -dx), min(width, width - dx)
+            if top < bottom and left < right:
+                here = slice(top, bottom), slice(left, right)
+                yield tap, here, (slice(top + dy, bottom + dy), slice(left + dx, right + dx))
 
 
 # --- sub-grids ------------------------------------------------------------------------------------------------------
 
 
-def _by_sub_grids(q: Tensor, k: Tensor, v: Tensor, kernel_size: int, dilation: int) -> Tensor:
+def by_sub_grids(q: Tensor, k: Tensor, v: Tensor, *, kernel_size: int, dilation: int) -> Tensor:
+    """Compute the same by sub-grids or tiles, on any device."""
     height, width = q.shape[-2:]
     grid = _Grid.of(height, width, kernel_size, dilation)
     keys, values = (_tiles(x, grid, grid.halo) for x in (k, v))
@@ -123,39 +206,3 @@ def _near(size: int, halo: int, kernel_size: int, device: torch.device) -> Tenso
     query = torch.arange(size, device=device)[:, None]
     key = torch.arange(-halo, size + halo, device=device)[None]
     return (query - key).abs() <= kernel_size // 2
-
-
-# --- taps -----------------------------------------------------------------------------------------------------------
-
-
-def _by_taps(q: Tensor, k: Tensor, v: Tensor, kernel_size: int, dilation: int) -> Tensor:
-    B, _, H, W = q.shape
-    exact = torch.promote_types(q.dtype, torch.float32)  # bfloat16 would round at each of the taps
-    taps = list(_taps(H, W, kernel_size, dilation))
-    q_BHWD, k_BHWD = (x.permute(0, 2, 3, 1).contiguous() for x in (q, k))
-    logits_TBHW = q.new_zeros(kernel_size**2, B, H, W, dtype=exact)  # a tap outside keeps its 0
-    for tap, (y, x), (to_y, to_x) in taps:
-        logits_TBHW[tap, :, y, x] = (q_BHWD[:, y, x] * k_BHWD[:, to_y, to_x]).sum(-1, dtype=exact)
-    del q_BHWD, k_BHWD
-    weights_TBHW1 = logits_TBHW.softmax(0).unsqueeze(-1)
-    v_BHWC = v.permute(0, 2, 3, 1).contiguous()
-    out_BHWC = torch.zeros_like(v_BHWC, dtype=exact)
-    for tap, (y, x), (to_y, to_x) in taps:
-        out_BHWC[:, y, x].addcmul_(weights_TBHW1[tap, :, y, x], v_BHWC[:, to_y, to_x])
-    return out_BHWC.permute(0, 3, 1, 2).to(v.dtype)
-
-
-def _taps(
-    height: int, width: int, kernel_size: int, dilation: int
-) -> Iterator[tuple[int, tuple[slice, slice], tuple[slice, slice]]]:
-    """List, band by band of rows, each tap's number, the pixels for which it is inside, and where it is for them."""
-    band = max(BAND_PX // width, 1)
-    steps = [dilation * (n - kernel_size // 2) for n in range(kernel_size)]
-    for start in range(0, height, band):
-        for tap in range(kernel_size**2):
-            dy, dx = steps[tap // kernel_size], steps[tap % kernel_size]
-            top, bottom = max(start, -dy), min(start + band, height, height - dy)
-            left, right = max(0, -dx), min(width, width - dx)
-            if top < bottom and left < right:
-                here = slice(top, bottom), slice(left, right)
-                yield tap, here, (slice(top + dy, bottom + dy), slice(left + dx, right + dx))
