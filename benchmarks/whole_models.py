@@ -112,7 +112,7 @@ def at_stride_32() -> dict[str, nn.Module]:
 def main() -> None:
     """Print the page, keep it if asked."""
     wanted = arguments(__doc__ or "")
-    size, rounds = (128, 1) if wanted.quick else (256, 3)
+    size, rounds = (128, 1) if wanted.quick else (256, 5)
     sections = [ABOUT]
     torch.manual_seed(0)
     tables: dict[str, Callable[[], dict[str, nn.Module]]] = {"8": at_stride_8, "32": at_stride_32}

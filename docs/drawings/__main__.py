@@ -1,15 +1,13 @@
-"""Draw every head and count what docs/heads.md says: `python docs/drawings`. It ends with 1 where a drawing is faulty."""
+"""Draw every head and count what docs/heads.md says: `python docs/drawings`. Faulty drawings end it with 1."""
 
 from __future__ import annotations
 
 import sys
 
-import baselines
-import papers
-from page import PAGE, PICTURES, blocks, filled
+from page import LAYOUTS, PAGE, PICTURES, blocks, filled
 
-drawings = [layout() for layout in (*baselines.LAYOUTS, *papers.LAYOUTS)]
-faults = [f"{d.name}: {fault}" for d in drawings for fault in d.faults() + d.measured.undrawn(d.drawn())]
+drawings = [layout() for layout in LAYOUTS]
+faults = [f"{d.name}: {fault}" for d in drawings for fault in d.faults() + d.unknown() + d.undrawn()]
 for d in drawings:
     (PICTURES / f"{d.name}.svg").write_text(d.svg(), "utf-8")
 PAGE.write_text(filled(PAGE.read_text("utf-8"), blocks(drawings)), "utf-8")

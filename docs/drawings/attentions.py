@@ -42,8 +42,8 @@ def danet() -> Drawing:
         d.box(f"{branch} attend", (2.2, row), text, of=f"{branch}.attention", kind="attention")
         d.box(f"{branch} refine", (3.2, row), of=f"{branch}.refine")
         d.box(f"classify {branch}", (4.3, row), "dropout\n{}", of=f"classify_{branch}", kind="classifier")
-        d.box(branch, (5.3, row), branch, kind="words")
-        d.join("x", f"{branch} reduce", bend=0.8)
+        d.words(branch, (5.3, row), branch)
+        d.join("x", f"{branch} reduce", at=0.8)
         d.flow(f"{branch} reduce", f"{branch} attend", f"{branch} refine")
         d.join(f"{branch} refine", f"classify {branch}", training=True)
         d.join(f"classify {branch}", branch, training=True)
@@ -51,7 +51,7 @@ def danet() -> Drawing:
     d.join("position refine", "plus", "vh", label=False)
     d.join("channel refine", "plus", "vh", label=False)
     d.box("classify", (4.8, 1), "dropout\n{}", of="classify", kind="classifier")
-    d.box("main", (5.7, 1), "main", kind="words")
+    d.words("main", (5.7, 1), "main")
     d.flow("plus", "classify", "main")
     attention(d, "position.attention", "softmax(qᵀk) v\nall {N} pixels\n× γ", row=4, title="NonLocal", key="pam")
     channels(d, "channel.attention", row=8.1, title="ChannelAttention")
@@ -63,33 +63,32 @@ def ocnet() -> Drawing:
     d = Drawing("ocnet", defaults("ocnet", "resnet101s"))
     d.box("x", (0, 0), "stage 4", kind="backbone", shape="x4")
     d.box("reduce", (1.1, 0), of="layers.0")
-    d.box("block", (2.3, 0), "ObjectContext", of="layers.1", kind="attention", wide=1.3)
+    d.box("block", (2.3, 0), "ObjectContext", of="layers.1", kind="attention", size=(1.3, 0))
     d.box("classify", (3.5, 0), "dropout\n{}", of="layers.3", kind="classifier")
-    d.box("main", (4.4, 0), "main", kind="words")
+    d.words("main", (4.4, 0), "main")
     d.flow("x", "reduce", "block", "classify", "main")
-    d.box("in", (0, 2), "in", kind="words", shape="layers.1<")
-    d.box("key", (1.1, 2), "key = query\n{}", of="layers.1.key", wide=1.15)
+    d.words("in", (0, 2), "in", shape="layers.1<")
+    d.box("key", (1.1, 2), "key = query\n{}", of="layers.1.key", size=(1.15, 0))
     d.box("value", (1.1, 3), "value\n{}", of="layers.1.value")
     d.box(
         "attend",
         (2.6, 2.5),
         "softmax(kᵀk / √d) v\nall {N} pixels",
         kind="attention",
-        wide=1.85,
-        rows=1,
         shape="layers.1.expand<",
+        size=(1.85, 1),
     )
     d.box("expand", (4, 2.5), of="layers.1.expand")
     d.add("cat", (4.8, 2.5), "‖", shape="layers.1.fuse<")
     d.box("fuse", (5.7, 2.5), of="layers.1.fuse")
-    d.box("out", (6.5, 2.5), "out", kind="words")
+    d.words("out", (6.5, 2.5), "out")
     d.join("in", "key")
-    d.join("in", "value", bend=0.75)
+    d.join("in", "value", at=0.75)
     d.join("key", "attend")
     d.join("value", "attend")
     d.flow("attend", "expand", "cat", "fuse", "out")
-    d.join("in", "cat", "vhv", row=3.75)
-    d.group("ObjectContext", ["in", "key", "value", "out"], of="layers.1")
+    d.join("in", "cat", "vhv", at=3.75)
+    d.frame("ObjectContext", ["in", "key", "value", "out"], of="layers.1")
     return d
 
 
@@ -102,15 +101,15 @@ def dranet() -> Drawing:
         d.box(f"{branch} reduce", (1.2, row), of=f"{branch}.reduce")
         d.box(f"{branch} attend", (2.2, row), text, of=f"{branch}.attention", kind="attention")
         d.box(f"{branch} refine", (3.2, row), of=f"{branch}.refine")
-        d.join("x", f"{branch} reduce", bend=0.8)
+        d.join("x", f"{branch} reduce", at=0.8)
         d.flow(f"{branch} reduce", f"{branch} attend", f"{branch} refine")
     d.add("cat", (3.75, 0.6), "‖", shape="fuse<")
     d.join("position refine", "cat", "vh", label=False)
     d.join("channel refine", "cat", "vh", label=False)
     d.box("fuse", (4.65, 0.6), of="fuse")
-    d.box("decoder", (4.65, 2.2), "GatedDetail", of="decoder", kind="context", wide=1.2)
+    d.box("decoder", (4.65, 2.2), "GatedDetail", of="decoder", kind="context", size=(1.2, 0))
     d.box("classify", (5.85, 2.2), "dropout\n{}", of="classify", kind="classifier")
-    d.box("main", (6.8, 2.2), "main", kind="words")
+    d.words("main", (6.8, 2.2), "main")
     d.flow("cat", "fuse")
     d.join("fuse", "decoder", "v")
     d.flow("x1", "decoder", "classify", "main")
@@ -121,71 +120,69 @@ def dranet() -> Drawing:
 
 
 def _compact_position(d: Drawing, of: str, *, row: float) -> None:
-    d.box("cpam in", (0, row), "in", kind="words", shape=f"{of}<")
+    d.words("cpam in", (0, row), "in", shape=f"{of}<")
     d.box("query", (1.2, row), "query\n{}", of=f"{of}.query")
     d.box(
         "pool",
         (1.2, row + 1.6),
         "means of\n1×1, 2×2,\n3×3, 6×6\n1×1, {C} each",
         of=f"{of}.levels",
-        wide=1.25,
         shape=f"{of}.levels.0",
         kind="context",
+        size=(1.25, 0),
     )
-    d.box("key", (2.6, row + 1), "key\n{}", of=f"{of}.key", wide=1.15)
-    d.box("value", (2.6, row + 2.2), "value\n{}", of=f"{of}.value", wide=1.15)
-    d.box(
-        "attend", (4.15, row + 1), "softmax(qᵀk) v\nover the cells\n× γ", kind="attention", shape=of, wide=1.6, rows=2.4
-    )
+    d.box("key", (2.6, row + 1), "key\n{}", of=f"{of}.key", size=(1.15, 0))
+    d.box("value", (2.6, row + 2.2), "value\n{}", of=f"{of}.value", size=(1.15, 0))
+    d.box("attend", (4.15, row + 1), "softmax(qᵀk) v\nover the cells\n× γ", kind="attention", shape=of, size=(1.6, 2.4))
     d.add("cpam plus", (5.4, row + 1), shape=of)
-    d.box("cpam out", (6.1, row + 1), "out", kind="words")
+    d.words("cpam out", (6.1, row + 1), "out")
     d.flow("cpam in", "query", "attend")
     d.join("cpam in", "pool", "vh", label=False)
     for name in ("key", "value"):
         d.join("pool", name, label=False)
         d.join(name, "attend")
     d.flow("attend", "cpam plus", "cpam out")
-    d.join("cpam in", "cpam plus", "vhv", row=row + 3.1)
-    d.group("CompactPosition (CPAM)", ["cpam in", "query", "value", "cpam out"], of=of)
+    d.join("cpam in", "cpam plus", "vhv", at=row + 3.1)
+    d.frame("CompactPosition (CPAM)", ["cpam in", "query", "value", "cpam out"], of=of)
 
 
 def _compact_channel(d: Drawing, of: str, *, row: float) -> None:
-    d.box("ccam in", (0, row), "in", kind="words", shape=f"{of}<")
+    d.words("ccam in", (0, row), "in", shape=f"{of}<")
     d.box("centres", (1.2, row), "centres\n{}", of=f"{of}.centres")
     d.box(
         "ccam attend",
         (2.9, row),
         "softmax(-x · centre) centre\nover centres, × γ",
         kind="attention",
-        wide=2.45,
-        shape=of,
+        of=f"{of}.attention",
+        size=(2.45, 0),
     )
     d.add("ccam plus", (4.4, row), shape=of)
-    d.box("ccam out", (5.1, row), "out", kind="words")
+    d.words("ccam out", (5.1, row), "out")
     d.flow("ccam in", "centres", "ccam attend", "ccam plus", "ccam out")
-    d.join("ccam in", "ccam attend", "vhv", row=row + 0.65)
-    d.join("ccam in", "ccam plus", "vhv", row=row + 0.85)
-    d.group("CompactChannel (CCAM)", ["ccam in", "centres", "ccam out"], of=of)
+    d.join("ccam in", "ccam attend", "vhv", at=row + 0.65)
+    d.join("ccam in", "ccam plus", "vhv", at=row + 0.85)
+    d.frame("CompactChannel (CCAM)", ["ccam in", "centres", "ccam out"], of=of)
 
 
 def _gated_detail(d: Drawing, *, row: float) -> None:
-    d.box("stage 1 in", (0, row), "stage 1", kind="words", shape="decoder<")
-    d.box("context in", (0, row + 1.3), "context", kind="words", shape="decoder<1")
+    d.words("stage 1 in", (0, row), "stage 1", shape="decoder<")
+    d.words("context in", (0, row + 1.3), "context", shape="decoder<1")
     d.box("detail", (1.2, row), of="decoder.reduce")
     d.box("resize", (1.2, row + 1.3), "resize", shape="decoder.refine")
-    d.box("gate", (2.7, row + 0.65), "‖, {}\nsigmoid, × γ", of="decoder.gate", kind="attention", wide=1.3)
+    d.box("gate", (2.7, row + 0.65), "‖, {}\nsigmoid, × γ", of="decoder.gate", kind="attention", size=(1.3, 0))
     d.add("gated", (3.75, row), "×", shape="decoder.reduce")
     d.add("both", (4.3, row + 1.3), "‖", shape="decoder.fuse<")
     d.box("mix", (5.2, row + 1.3), of="decoder.fuse")
     d.box("smooth", (6.2, row + 1.3), of="decoder.refine")
-    d.box("detail out", (7, row + 1.3), "out", kind="words")
+    d.words("detail out", (7, row + 1.3), "out")
     d.flow("stage 1 in", "detail", "gated")
     d.flow("context in", "resize", "both", "mix", "smooth", "detail out")
     d.join("detail", "gate", "vh", label=False)
     d.join("resize", "gate", "vh", label=False)
     d.join("gate", "gated", "hv", label=False)
     d.join("gated", "both", "hv", label=False)
-    d.group("GatedDetail", ["stage 1 in", "detail", "context in", "resize", "detail out"], of="decoder")
+    d.frame("GatedDetail", ["stage 1 in", "detail", "context in", "resize", "detail out"], of="decoder")
 
 
 LAYOUTS = (nonlocal_net, cgnl, ccnet, danet, ocnet, dranet)

@@ -98,10 +98,6 @@ class Measured:
         """Write the convolutions and linear layers of a module: kernel, width, stride, dilation, groups."""
         return [_written(m) for m in self.modules[name].modules() if isinstance(m, nn.Conv2d | nn.Linear)]
 
-    def undrawn(self, drawn: set[str]) -> list[str]:
-        """List the parameters that are in none of the `drawn` modules."""
-        return [n for n, _ in self.head.named_parameters() if not any(n.startswith(f"{name}.") for name in drawn)]
-
 
 def _written(layer: nn.Conv2d | nn.Linear) -> str:
     if isinstance(layer, nn.Linear):

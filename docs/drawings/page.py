@@ -7,6 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import attentions
+import baselines
+import contexts
+import stages
 from diagram import Drawing
 from measured import Setting, counts, defaults
 
@@ -17,6 +21,7 @@ from rayseg.calibration.counting import CONVENTIONS
 DOCS = Path(__file__).parents[1]
 PAGE = DOCS / "heads.md"
 PICTURES = DOCS / "pictures" / "heads"
+LAYOUTS = (*baselines.LAYOUTS, *attentions.LAYOUTS, *contexts.LAYOUTS, *stages.LAYOUTS)
 
 
 class About(NamedTuple):
@@ -56,8 +61,10 @@ CELLS: dict[str, Callable[[Cell], bool]] = {
     "gald_v1": lambda c: "GALDv1" in c.what or "LDv1" in c.what,
     "gald_v2": lambda c: "LDv2, added" in c.what or "GALDv2 R101, rayseg" in c.what,
     "dfdam": lambda c: "DF-DAM R" in c.what,
-    "dfn": lambda c: "DFN" in c.what,
-    "denoised_nl": lambda c: "Denoised NL" in c.what and c.convention != "peak" and "kept" not in c.what,
+    "dfn": lambda c: c.what == "DFN R101",
+    "denoised_nl": lambda c: (
+        c.what in ("+Denoised NL", "Denoised NL R50", "Denoised NL R101") and c.convention != "peak"
+    ),
 }
 """Which of the calibration's cells are this drawing's head's."""
 
@@ -111,9 +118,9 @@ def _sentence(setting: Setting) -> str:
 
 def _row(cell: Cell) -> str:
     how = CONVENTIONS[cell.convention]
-    ours = cell.ours() / how.scale
+    published, ours = f"{cell.published} {how.unit}", f"{cell.ours() / how.scale:.3f} {how.unit}"
     mark = ", contradicted" if cell.contradicted else ""
-    return f"| {cell.published} {how.unit} | {cell.what} | {cell.source} | {ours:.3f} {how.unit} | {cell.convention}{mark} |"
+    return f"| {published} | {cell.what} | {cell.source} | {ours} | {cell.convention}{mark} |"
 
 
 # --- the page -------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Layouts of the papers' heads on several stages, DF-DAM, DFN and Denoised NL, as their Cityscapes recipes build them."""
+"""Layouts of the papers' heads on several stages, DF-DAM, DFN, Denoised NL, as their Cityscapes recipes build them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ def dfdam() -> Drawing:
     d.add("gated", (5.4, 0), "×", shape="pam")
     d.add("plus", (6.1, 0), shape="classify<")
     d.box("classify", (7, 0), of="classify", kind="classifier")
-    d.box("main", (7.85, 0), "main", kind="words")
-    d.box("confidence", (4.5, 1.35), "‖, {}\nsigmoid: β", of="pam.confidence", kind="attention", wide=1.1)
+    d.words("main", (7.85, 0), "main")
+    d.box("confidence", (4.5, 1.35), "‖, {}\nsigmoid: β", of="pam.confidence", kind="attention", size=(1.1, 0))
     d.box("classify space", (7, -1.1), of="classify_space", kind="classifier")
-    d.box("spatial", (7.95, -1.1), "spatial", kind="words")
+    d.words("spatial", (7.95, -1.1), "spatial")
     _dual_attention(d, row=3.2)
     d.box("wide", (4.5, 3.2), "resize", shape="pam<1")
     d.box("classify context", (4.5, 4.4), of="classify_context", kind="classifier")
-    d.box("context out", (5.5, 4.4), "context", kind="words")
+    d.words("context out", (5.5, 4.4), "context")
     d.flow("x1", "space", "gated", "plus", "classify", "main")
     d.join("space", "confidence", "vh", label=False)
     d.join("wide", "confidence", "v")
@@ -41,15 +41,15 @@ def _dual_attention(d: Drawing, *, row: float) -> None:
     d.box("low", (1.5, row), of="reduce_low")
     d.box("weigh low", (1.5, row + 1.25), "mean\n{}\nsigmoid", of="dafm.low", kind="attention")
     d.box("weigh high", (1.5, row + 2.75), "mean\n{}\nsigmoid", of="dafm.high", kind="attention")
-    d.box("resized", (0.65, row + 4), "resize", shape="reduce_high<", wide=0.8)
+    d.box("resized", (0.65, row + 4), "resize", shape="reduce_high<", size=(0.8, 0))
     d.box("high", (1.6, row + 4), of="reduce_high")
     d.add("times low", (2.4, row), "×", shape="dafm")
     d.add("times high", (2.4, row + 4), "×", shape="dafm")
     d.add("sum", (3, row), shape="dafm")
-    d.box("ctx", (3.65, row), "ctx", kind="words", shape="dafm")
+    d.words("ctx", (3.65, row), "ctx", shape="dafm")
     d.flow("x3", "low", "times low", "sum", "ctx")
-    d.join("x4", "weigh low", bend=0.8)
-    d.join("x4", "weigh high", bend=0.8)
+    d.join("x4", "weigh low", at=0.8)
+    d.join("x4", "weigh high", at=0.8)
     d.join("weigh low", "times low", "hv")
     d.join("weigh high", "times high", "hv")
     d.join("x4", "resized", "vh", label=False)
@@ -68,16 +68,18 @@ def dfn() -> Drawing:
         d.box(f"before {level}", (1.2, row), "RRB\n{last}", of=f"smooth.before.{i}")
         d.box(f"cab {level}", (2.3, row), "CAB", of=f"smooth.fuse.{i}", kind="attention")
         d.box(f"after {level}", (3.4, row), "RRB\n{last}", of=f"smooth.after.{i}")
-        d.box(f"classify {level}", (4.6, row), "RRB, {last}", of=f"classify.{output}", kind="classifier", wide=1.25)
-        d.box(output, (5.75, row), output, kind="words")
+        d.box(
+            f"classify {level}", (4.6, row), "RRB, {last}", of=f"classify.{output}", kind="classifier", size=(1.25, 0)
+        )
+        d.words(output, (5.75, row), output)
         d.flow(f"x{level}", f"before {level}", f"cab {level}", f"after {level}")
         d.join(f"after {level}", f"classify {level}", training=level > 1)
         d.join(f"classify {level}", output, training=level > 1)
         if level < 4:
-            d.join(f"after {level + 1}", f"cab {level}", "vhv", row=row - 0.65, label=False)
+            d.join(f"after {level + 1}", f"cab {level}", "vhv", at=row - 0.65, label=False)
     d.join("x4", "pool", "vh", label=False)
     d.join("pool", "cab 4", "hv")
-    d.group("Smooth Network: from deep to shallow", ["x1", "pool", "smooth_4"], of="smooth")
+    d.frame("Smooth Network: from deep to shallow", ["x1", "pool", "smooth_4"], of="smooth")
     _border(d, row=9.1)
     _refinement(d, "smooth.before.3", row=13)
     _channel_attention(d, "smooth.fuse.2", row=15.2)
@@ -92,7 +94,12 @@ def _border(d: Drawing, *, row: float) -> None:
         x, name = 1.95 * level - 1.75, f"border {level}"
         d.box(f"stage {level}", (x, row + 2), f"stage {level}", kind="backbone", shape=f"x{level}")
         d.box(
-            f"{name} in", (x, row + 1), "RRB, resize\n{last}", of=f"border.before.{level - 1}", kind="context", wide=1.1
+            f"{name} in",
+            (x, row + 1),
+            "RRB, resize\n{last}",
+            of=f"border.before.{level - 1}",
+            kind="context",
+            size=(1.1, 0),
         )
         d.add(f"{name} sum", (x, row), shape=f"border.after.{level - 2}")
         d.box(name, (x + 0.95, row), "RRB\n{last}", of=f"border.after.{level - 2}", kind="context")
@@ -102,39 +109,46 @@ def _border(d: Drawing, *, row: float) -> None:
         d.join(f"{name} sum", name, training=True, label=False)
     for level in (1, 2, 3, 4):
         x = d.boxes[f"border {level}"].x / d.column
-        d.box(f"detect {level}", (x, row - 1), "RRB, {last}", of=f"detect.border_{level}", kind="classifier", wide=1.05)
-        d.box(f"border_{level}", (x, row - 1.95), f"border_{level}", kind="words")
+        d.box(
+            f"detect {level}",
+            (x, row - 1),
+            "RRB, {last}",
+            of=f"detect.border_{level}",
+            kind="classifier",
+            size=(1.05, 0),
+        )
+        d.words(f"border_{level}", (x, row - 1.95), f"border_{level}")
         d.join(f"border {level}", f"detect {level}", "v", training=True, label=False)
         d.join(f"detect {level}", f"border_{level}", "v", training=True)
-    d.group("Border Network: from shallow to deep", ["stage 1", "stage 2", "border_1", "border_4"], of="border")
+    d.frame("Border Network: from shallow to deep", ["stage 1", "stage 2", "border_1", "border_4"], of="border")
 
 
 def _refinement(d: Drawing, of: str, *, row: float) -> None:
-    d.box("rrb in", (0, row), "in", kind="words", shape=f"{of}<")
+    d.words("rrb in", (0, row), "in", shape=f"{of}<")
     d.box("unify", (1.1, row), of=f"{of}.unify")
     d.box("refine", (2.35, row), of=f"{of}.refine")
     d.add("rrb sum", (3.25, row), shape=of)
-    d.box("relu", (4.1, row), "ReLU", shape=of, wide=0.8)
-    d.box("rrb out", (4.95, row), "out", kind="words")
+    d.box("relu", (4.1, row), "ReLU", shape=of, size=(0.8, 0))
+    d.words("rrb out", (4.95, row), "out")
     d.flow("rrb in", "unify", "refine", "rrb sum", "relu", "rrb out")
-    d.join("unify", "rrb sum", "vhv", row=row + 0.75, label=False)
-    d.group("RefinementResidualBlock (RRB), of stage 4", ["rrb in", "unify", "refine", "rrb out"], of=of)
+    d.join("unify", "rrb sum", "vhv", at=row + 0.75, label=False)
+    d.frame("RefinementResidualBlock (RRB), of stage 4", ["rrb in", "unify", "refine", "rrb out"], of=of)
 
 
 def _channel_attention(d: Drawing, of: str, *, row: float) -> None:
-    d.box("low", (0, row), "lower", kind="words", shape=f"{of}<")
-    d.box("high", (0, row + 2.1), "higher", kind="words", shape=f"{of}<1")
+    d.words("low", (0, row), "lower", shape=f"{of}<")
+    d.words("high", (0, row + 2.1), "higher", shape=f"{of}<1")
     d.box("weigh", (1.6, row + 1.1), "means, ‖\n{}\nsigmoid", of=f"{of}.weigh", kind="attention")
     d.add("times", (2.6, row), "×", shape=of)
     d.add("cab sum", (3.4, row), shape=of)
-    d.box("cab out", (4.1, row), "out", kind="words")
+    d.words("cab out", (4.1, row), "out")
     d.join("low", "times")
     d.join("low", "weigh", "vh", label=False)
     d.join("high", "weigh", "hv", label=False)
     d.join("weigh", "times", "hv")
     d.flow("times", "cab sum", "cab out")
     d.join("high", "cab sum", "hv")
-    d.group("ChannelAttention (CAB), of stage 3", ["low", "high", "weigh", "cab out"], of=of)
+    d.frame("ChannelAttention (CAB), of stage 3", ["low", "high", "weigh", "cab out"], of=of)
 
 
 def denoised_nl() -> Drawing:
@@ -143,9 +157,9 @@ def denoised_nl() -> Drawing:
     for row, stage, name in ((0, 2, "aux1"), (1.5, 3, "aux2")):
         d.box(f"x{stage}", (0, row), f"stage {stage}", kind="backbone", shape=f"x{stage}")
         d.box(name, (1.1, row), of=name, kind="classifier")
-    d.box("aux1 out", (2.15, 0), "aux1", kind="words")
-    d.box("aux2 out", (2.15, 0.75), "aux2", kind="words")
-    d.box("classes", (2.2, 1.5), "resize,\nsoftmax: P", shape="attend<1", kind="attention", wide=1.1)
+    d.words("aux1 out", (2.15, 0), "aux1")
+    d.words("aux2 out", (2.15, 0.75), "aux2")
+    d.box("classes", (2.2, 1.5), "resize,\nsoftmax: P", shape="attend<1", kind="attention", size=(1.1, 0))
     d.box("x4", (0, 2.8), "stage 4", kind="backbone", shape="x4")
     d.box("reduce", (1.05, 2.8), of="reduce.0")
     d.box("halve", (2.1, 2.8), "Reduction", of="reduce.1")
@@ -154,61 +168,59 @@ def denoised_nl() -> Drawing:
     d.box("refine", (5.3, 2.8), of="refine")
     d.add("cat", (6, 2.8), "‖", shape="classify<")
     d.box("classify", (6.85, 2.8), of="classify", kind="classifier")
-    d.box("main", (7.7, 2.8), "main", kind="words")
+    d.words("main", (7.7, 2.8), "main")
     d.join("x2", "aux1", training=True)
     d.join("aux1", "aux1 out", training=True)
     d.flow("x3", "aux2", "classes")
     d.join("aux2", "aux2 out", "vh", training=True, label=False)
     d.join("classes", "attend", "hv")
     d.flow("x4", "reduce", "halve", "attend", "wide", "refine", "cat", "classify", "main")
-    d.join("x4", "cat", "vhv", row=3.6)
+    d.join("x4", "cat", "vhv", at=3.6)
     _reduction(d, "reduce.1", row=5)
     _denoised(d, "attend", row=8.2)
     return d
 
 
 def _reduction(d: Drawing, of: str, *, row: float) -> None:
-    d.box("reduction in", (0, row + 0.5), "in", kind="words", shape=f"{of}<")
-    d.box("residual", (1.2, row), of=f"{of}.residual", wide=1.1)
-    d.box("shortcut", (1.2, row + 1), "{}\nReLU", of=f"{of}.shortcut", wide=1.1)
+    d.words("reduction in", (0, row + 0.5), "in", shape=f"{of}<")
+    d.box("residual", (1.2, row), of=f"{of}.residual", size=(1.1, 0))
+    d.box("shortcut", (1.2, row + 1), "{}\nReLU", of=f"{of}.shortcut", size=(1.1, 0))
     d.add("sum", (2.2, row + 0.5), shape=of)
-    d.box("relu", (3, row + 0.5), "ReLU", shape=of, wide=0.8)
-    d.box("F", (3.8, row + 0.5), "F", kind="words")
+    d.box("relu", (3, row + 0.5), "ReLU", shape=of, size=(0.8, 0))
+    d.words("F", (3.8, row + 0.5), "F")
     for name in ("residual", "shortcut"):
-        d.join("reduction in", name, bend=0.8)
+        d.join("reduction in", name, at=0.8)
         d.join(name, "sum", "hv")
     d.flow("sum", "relu", "F")
-    d.group("Reduction", ["reduction in", "residual", "shortcut", "F"], of=of)
+    d.frame("Reduction", ["reduction in", "residual", "shortcut", "F"], of=of)
 
 
 def _denoised(d: Drawing, of: str, *, row: float) -> None:
-    d.box("in", (0, row + 1), "F", kind="words", shape=f"{of}<")
+    d.words("in", (0, row + 1), "F", shape=f"{of}<")
     for i, name in enumerate(("query", "key", "value")):
         d.box(name, (1.05, row + i), f"{name}\n{{}}", of=f"{of}.{name}")
-    d.box(
-        "weights", (2.45, row + 0.5), "A = softmax\n(qᵀk)\nof {N}² pairs", kind="attention", shape=of, rows=1, wide=1.4
-    )
-    d.box("P", (3.8, row - 0.55), "P", kind="words", shape=f"{of}<1")
+    d.box("weights", (2.45, row + 0.5), "A = softmax\n(qᵀk)\nof {N}² pairs", kind="attention", shape=of, size=(1.4, 1))
+    d.words("P", (3.8, row - 0.55), "P", shape=f"{of}<1")
     window = d.setting.head.model_dump()["kernel_size"]
-    d.box("rectify", (3.8, row + 0.5), "GR:\nA σ(PᵀP)", kind="attention", wide=1.05)
+    d.box("rectify", (3.8, row + 0.5), "GR:\nA σ(PᵀP)", kind="attention", size=(1.05, 0))
     smooth = f"LR: {window}×{window} keys\nweighted by\nS = σ(q · k)"
-    d.box("retain", (5.05, row + 0.5), smooth, kind="attention", wide=1.5)
-    d.box("apply", (6.25, row + 1), "A″ v, × γ", kind="attention", shape=of, wide=1.05)
+    d.box("retain", (5.05, row + 0.5), smooth, kind="attention", size=(1.5, 0))
+    d.box("apply", (6.25, row + 1), "A″ v, × γ", kind="attention", shape=of, size=(1.05, 0))
     d.add("plus", (7.1, row + 1), shape=of)
-    d.box("out", (7.75, row + 1), "out", kind="words")
-    d.boxes["weights"] = d.boxes["weights"]._replace(shape="")
+    d.words("out", (7.75, row + 1), "out")
     d.join("in", "key")
-    d.join("in", "query", bend=0.75)
-    d.join("in", "value", bend=0.75)
+    d.join("in", "query", at=0.75)
+    d.join("in", "value", at=0.75)
     d.join("query", "weights")
     d.join("key", "weights")
-    d.flow("weights", "rectify", "retain")
+    d.join("weights", "rectify", label=False)
+    d.join("rectify", "retain")
     d.join("P", "rectify", "v")
     d.join("retain", "apply", "hv")
     d.join("value", "apply", "hv")
     d.flow("apply", "plus", "out")
-    d.join("in", "plus", "vhv", row=row + 2.75)
-    d.group("DenoisedNonLocal (computed without the maps of pairs)", ["in", "P", "value", "out"], of=of)
+    d.join("in", "plus", "vhv", at=row + 2.75)
+    d.frame("DenoisedNonLocal (computed without the maps of pairs)", ["in", "P", "value", "out"], of=of)
 
 
 LAYOUTS = (dfdam, dfn, denoised_nl)

@@ -57,9 +57,19 @@ class TrainingError(RaysegError):
     exit_code = 6
 
 
+LISTED = 160
+"""So many characters of valid words are listed whole."""
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """Name the valid words, the likeliest first: `did you mean 'gald'? valid: aspp, fcn, gald`."""
+    """Name the valid words, the likeliest first: `did you mean 'gald'? valid: aspp, fcn, gald`.
+
+    Of many words only the nearest few are named, so that the error stays one line.
+    """
     words = sorted(valid)
-    close = difflib.get_close_matches(name, words, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, words, n=5, cutoff=0.5)
     hint = f"did you mean '{close[0]}'? " if close else ""
-    return f"{hint}valid: {', '.join(words)}"
+    if len(listed := ", ".join(words)) <= LISTED:
+        return f"{hint}valid: {listed}"
+    few = close if len(close) > 1 else words[:5]
+    return f"{hint}valid: {', '.join(few)}, ... ({len(words)} in all)"

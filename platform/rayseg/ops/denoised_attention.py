@@ -12,7 +12,7 @@ Rewrite: A'' enters only as A'' V, and the sum over j can be taken first:
     A'' V = A' V~        V~_m = sum_d S_d,m-d V_m-d
 
 V~ costs k x k passes over the values instead of over N x N pairs, and what is left is one gated `attention`, which
-keeps no pairs. Naive, the smoothing copies N x N pairs k x k times: 425 MB at N = 48 x 48.
+keeps no pairs. Naive, the smoothing copies N x N pairs k x k times: 425 MiB at N = 48 x 48.
 
 Legend: B images, D and C channels, P classes, H x W = N pixels, T = k x k taps. Maps are flat: a tap (y, x) is a shift
 by y W + x, and weights that would wrap around a border are 0.
