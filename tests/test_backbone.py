@@ -72,6 +72,40 @@ def test_maps_are_timms_at_multiples_of_the_stride(name: str) -> None:
             assert torch.equal(ours, theirs.permute(0, 3, 1, 2) if name == SWIN else theirs)
 
 
+def test_an_image_of_a_size_that_the_model_refuses_is_one_line() -> None:
+    """Timm refuses it by an error of torch's; the same on the meta device, where costs are counted."""
+    for device in ("cpu", "meta"):
+        with torch.device(device):
+            net = built(name="efficientformer_l1", output_stride=32)
+            with pytest.raises(UsageError, match=r"no images of 64x64 px.*another image size") as caught:
+                net(torch.zeros(1, 3, 64, 64))
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        torch.distributed.DistBackendError("NCCL error"),
+        RuntimeError("Connection closed by peer"),
+        ValueError("of something else"),
+    ],
+)
+def test_what_is_not_the_sizes_fault_is_passed_on(error: Exception) -> None:
+    net = built(name=TINY)
+
+    def fail(*_: Any) -> None:
+        if next(net.parameters()).device.type != "meta":  # the check sees the model without the fault
+            raise error
+
+    net.model.layer4.register_forward_pre_hook(fail)
+    parameter, training = next(net.parameters()), [m for m in net.modules() if m.training]
+    with pytest.raises(type(error), match=str(error)):
+        net(torch.zeros(2, 3, 64, 64))
+    assert next(net.parameters()) is parameter
+    assert [m for m in net.modules() if m.training] == training
+
+
 def test_an_image_that_fits_no_window_is_refused_in_one_line() -> None:
     with pytest.raises(UsageError, match=r"divisible by window.*choose another image size"):
         built(name="test_maxvit", output_stride=32).eval()(torch.zeros(1, 3, 64, 64))
@@ -233,6 +267,23 @@ def test_misfits_are_counted_and_the_first_three_named(tmp_path: Path) -> None:
         saved(tensors | {"bn1.bias": torch.full_like(tensors["bn1.bias"], torch.nan)}, tmp_path / "n.pth")
     )
     assert "bn1.bias is not finite" in message
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool, torch.complex64])
+def test_weights_that_are_no_floating_point_numbers_are_refused(tmp_path: Path, dtype: torch.dtype) -> None:
+    tensors = whole_model()
+    kind = str(dtype).removeprefix("torch.")
+    message = refusal(saved(tensors | {"bn1.bias": tensors["bn1.bias"].to(dtype)}, tmp_path / "w.pth"))
+    assert f"1 weights do not fit: bn1.bias is {kind}, not float32" in message
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn])
+def test_weights_of_another_precision_load(tmp_path: Path, dtype: torch.dtype) -> None:
+    tensors = {n: t.to(dtype) if t.is_floating_point() else t for n, t in whole_model().items()}
+    net = built(name=TINY, weights=saved(tensors, tmp_path / "w.safetensors"))
+    assert torch.equal(net.model.bn1.bias, tensors["bn1.bias"].float())
+    tensors["bn1.bias"] = torch.full_like(tensors["bn1.bias"].double(), 1e300)
+    assert "bn1.bias is not finite" in refusal(saved(tensors, tmp_path / "large.safetensors"))
 
 
 def test_another_backbones_weights_are_refused(tmp_path: Path) -> None:

@@ -68,14 +68,17 @@ def label_outside(root):
 
 @pytest.mark.parametrize("damage", [missing_folder, other_size, label_outside])
 def test_shard_refuses_bad_data_in_one_line_and_leaves_nothing(rayseg, raw, tmp_path, damage):
+    """What is finished before the fault waits in a hidden folder, and it is said where."""
     names = damage(raw)
     code, out, err = rayseg("shard", "camvid", "--root", raw, "--out", tmp_path / "shards")
-    lines = [line for line in err.splitlines() if not line.startswith("sharding camvid")]
-    assert (code, len(lines)) == (3, 1), err
-    assert lines[0].startswith("error: ")
-    assert all(name in lines[0] for name in names), lines
+    *waits, line = [line for line in err.splitlines() if not line.startswith("sharding camvid")]
+    assert code == 3, err
+    assert line.startswith("error: ")
+    assert all(name in line for name in names), line
     assert not out
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["raw"]
+    staged = list(tmp_path.glob(".shards.*")) if damage is label_outside else []
+    assert waits == [f"finished shards wait in {stage}: the same command goes on from them" for stage in staged]
+    assert sorted(tmp_path.iterdir()) == [*staged, raw]
 
 
 def test_shard_verify_inspect(rayseg, raw, tmp_path):
@@ -84,9 +87,11 @@ def test_shard_verify_inspect(rayseg, raw, tmp_path):
     assert code == 0, err
     assert "train 2, val 2 samples" in out
     assert "train: 2 samples where the card expects 367" in out  # CamVid has 367 and 101: another number is said
+    assert f"look at it: {shards}/audit.html" in out
     assert rayseg("verify", shards)[:2] == (0, f"{shards}: whole\n")
     code, out, _ = rayseg("inspect", shards)
     assert code == 0
+    assert f"look at it: {shards}/audit.html" in out
     shares = {line.split()[0]: line.split()[1:] for line in out.splitlines() if "%" in line}
     assert shares["Sky"] == shares["Building"] == ["50.00%", "50.00%"]
     assert shares["(ignored)"] == ["0.00%", "0.00%"]
@@ -94,9 +99,12 @@ def test_shard_verify_inspect(rayseg, raw, tmp_path):
     data = bytearray(tar.read_bytes())
     data[600] ^= 1
     tar.write_bytes(data)
-    code, _, err = rayseg("verify", shards)
+    other = next(shards.glob("val*.tar"))
+    other.write_bytes(other.read_bytes()[:512])
+    code, out, err = rayseg("verify", shards)
     assert code == 3
     assert tar.name in err.splitlines()[-1]
+    assert out.startswith(f"also damaged: {other}: truncated at 512 of ")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ import pytest
 from rayseg import config as configs
 from rayseg import recipe
 from rayseg.errors import UsageError
+from rayseg.sweep.space import choice
+from rayseg.sweep.trial import Preset, Trial, built, trials
 
 
 def base(**settings):
@@ -81,6 +83,35 @@ def test_identity_ignores_only_what_does_not_train():
     other = configs.from_dict(base(**{"optim.lr": 0.04}))
     assert configs.digest(one) == configs.digest(moved)
     assert configs.digest(one) != configs.digest(other)
+
+
+def same(one, two):
+    return configs.digest(configs.from_dict(base(**one))) == configs.digest(configs.from_dict(base(**two)))
+
+
+def test_identity_drops_what_the_loss_does_not_read():
+    assert same({"loss.ohem_min_kept": 1000}, {"loss.ohem_min_kept": 2000, "loss.ohem_threshold": 0.6})
+    for option in ({"loss.ohem_min_kept": 1000}, {"loss.ohem_threshold": 0.6}):
+        assert not same({"loss.ohem": True}, {"loss.ohem": True, **option})
+    assert not same({"loss.ohem": True}, {})
+    for head, reads in {"dfn": False, "dfdam": False, "danet": False, "gald": True, "fcn": True}.items():
+        assert same({"head.name": head, "loss.aux_weight": 0.2}, {"head.name": head, "loss.aux_weight": 0.4}) != reads
+
+
+@pytest.mark.parametrize(
+    ("fixed", "searched"),
+    [({"head.name": "danet"}, "loss.aux_weight"), ({"loss.ohem": False}, "loss.ohem_threshold")],
+)
+def test_trials_that_differ_in_what_is_not_read_are_twins(fixed, searched):
+    preset = Preset(
+        about="", recipe="gald/scenes", settings=fixed, space={searched: choice(0.2, 0.4)}, algorithm="grid"
+    )
+    with pytest.raises(UsageError, match="trials 1 and 2 are the same run"):
+        trials(preset, algorithm="grid", count=2, shards="/nowhere", settings={})
+    points = [{searched: value} for value in (0.2, 0.4)]
+    made = [Trial(n, str(n), p, configs.from_dict(base(**fixed, **p))) for n, p in enumerate(points, 1)]
+    with pytest.raises(UsageError, match="trials 1 and 2 build the same model and train it alike"):
+        built(made, 4)
 
 
 def test_no_weight_on_the_auxiliary_loss_builds_no_auxiliary_head():

@@ -429,6 +429,8 @@ def test_an_output_of_weight_zero_has_zero_gradient_whatever_it_holds(name: str)
         ((), {"border_gamma": 1.0}, "border_gamma would be ignored.*dfn"),
         ((), {"border_weight": 0.0}, "border_weight would be ignored"),
         ((), {"border_legacy_ignore": False}, "border_legacy_ignore would be ignored"),
+        (BORDERS, {"border_width": 3, "border_weight": 0.0}, "border_width would be ignored: no border output has"),
+        (BORDERS, {"border_gamma": 1.0, "weights": dict.fromkeys(BORDERS, 0.0)}, "border_gamma would be ignored"),
         (BORDERS, {"focal_gamma": 1.0}, "focal_gamma = 1.0 would be ignored with kind = cross_entropy"),
         (BORDERS, {"focal_alpha": 1.0, "kind": "cross_entropy"}, "focal_alpha = 1.0 would be ignored"),
     ],
@@ -436,6 +438,27 @@ def test_an_output_of_weight_zero_has_zero_gradient_whatever_it_holds(name: str)
 def test_settings_of_what_is_not_there_are_refused(borders: Any, config: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         criterion(OWN, borders=borders, **config)
+
+
+def test_a_border_output_of_its_own_weight_reads_the_border_options() -> None:
+    config = {"border_weight": 0.0, "border_width": 3, "weights": {"border_2": 0.1}}
+    assert criterion(OWN, borders=BORDERS, **config).weights["border_2"] == 0.1
+
+
+def test_a_loss_that_trains_nothing_is_refused() -> None:
+    nothing = {"weights": {"main": 0.0}, "aux_weight": 0.0}
+    with pytest.raises(UsageError, match=r"no output has a weight.*loss\.weights\.main"):
+        criterion(**nothing)
+    with pytest.raises(UsageError, match="no output has a weight"):
+        criterion({"own": 1.0}, **(nothing | {"weights": {"main": 0.0, "own": 0.0}}))
+    criterion({"own": 1.0}, **nothing)
+    outputs, target = sample()
+    loss = criterion(weights={"main": 0.0})  # of "aux" alone, which some heads have not
+    assert loss({n: outputs[n] for n in ("main", "aux")}, target)["loss"].item() > 0
+    with pytest.raises(UsageError, match="no output has a weight"):
+        loss({"main": outputs["main"]}, target)
+    with torch.no_grad():  # nothing is to be trained
+        assert loss({"main": outputs["main"]}, target)["loss"].item() == 0
 
 
 def test_the_classes_are_checked_before_the_first_batch() -> None:

@@ -1,6 +1,7 @@
 """Values refuse what would be ignored, and say it in one line."""
 
 import pytest
+from pydantic import model_validator
 
 from rayseg.errors import UsageError
 from rayseg.schema import Value, parse, to_dict
@@ -14,6 +15,33 @@ class Inner(Value):
 class Outer(Value):
     count: int = 3
     inner: Inner = Inner()
+
+
+class Range(Value):
+    low: int = 0
+    high: int = 1
+
+    @model_validator(mode="after")
+    def _ordered(self):
+        if self.low > self.high:
+            raise ValueError(f"low = {self.low} is above high: swap them")
+        if self.low < 0:
+            raise ValueError("low below 0")
+        return self
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"low": 2}, "low = 2 is above high (here): swap them"),
+        ({"low": -1}, '{"low": -1} (here): low below 0'),
+        ([1], "[1] (here): Input should be an object"),
+    ],
+)
+def test_a_fault_of_the_whole_value_has_no_empty_field(given, line):
+    with pytest.raises(UsageError) as caught:
+        parse(Range, given, "here")
+    assert str(caught.value) == line
 
 
 def test_round_trip():

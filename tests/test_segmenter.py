@@ -47,11 +47,19 @@ def test_create_gives_logits_at_input_size() -> None:
         ({"kernel_size": "5"}, r'kernel_size = "5" \(head\): .* integer'),
         ({"backbone": "resnet19"}, "unknown backbone 'resnet19'"),
         ({"num_classes": 1}, r"num_classes = 1 \(create\)"),
+        ({"backbone": "pvt_v2_b0"}, r"cannot have output_stride 8, only 32 .*set it to 32"),
+        ({"output_stride": 7}, r"output_stride = 7 \(create\)"),
     ],
 )
 def test_create_says_what_is_wrong(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         rayseg.create(**{"head": "gald", "backbone": "test_resnet", "num_classes": 3, **arguments})
+
+
+def test_create_takes_the_output_stride_that_a_backbone_has() -> None:
+    net = rayseg.create("fcn", backbone="pvt_v2_b0", num_classes=3, output_stride=32)
+    assert net.backbone.spec.strides == (4, 8, 16, 32)
+    assert rayseg.create("fcn", backbone="test_resnet", num_classes=3).backbone.spec.strides[-1] == 8
 
 
 def test_without_auxiliary_none_is_built() -> None:

@@ -93,8 +93,11 @@ class Backbone(nn.Module):
             images = functional.pad(images, (0, -width % stride, 0, -height % stride))
         try:
             maps = self.model(images)[-LEVELS:]
-        except AssertionError as error:  # timm's word for "not a multiple of the window"
-            raise UsageError(str(error), f"backbone.name = {self.name}", "choose another image size") from None
+        except (AssertionError, RuntimeError, ValueError) as error:  # timm's word is "not a multiple of the window"
+            if not isinstance(error, AssertionError) and not _refuses(self.model, images.shape):
+                raise
+            what = f"it takes no images of {height}x{width} px: {(str(error) or type(error).__name__).splitlines()[0]}"
+            raise UsageError(what, f"backbone.name = {self.name}", "choose another image size") from None
         if self.channels_come_last:
             maps = [x.permute(0, 3, 1, 2).contiguous() for x in maps]
         if self.padded:  # what lies beyond the image is cut off
@@ -156,6 +159,28 @@ def _covers_any_size(model: Any, config: Config) -> bool:
     return _COVERS[key]
 
 
+def _refuses(model: nn.Module, shape: Sequence[int]) -> bool:
+    """Whether images of this shape do not fit the model; nothing is computed.
+
+    So memory that is short, a device or another process that failed have no part in the answer.
+    """
+    tensors = {n: t.to("meta") for n, t in (*model.named_parameters(), *model.named_buffers())}
+    dtype = next(t.dtype for t in tensors.values() if t.is_floating_point())
+    training = [module for module in model.modules() if module.training]
+    model.eval()  # in training, batch norm may ask other processes, or for a larger batch
+    try:
+        with torch.no_grad():
+            functional_call(model, tensors, torch.empty(tuple(shape), device="meta", dtype=dtype))
+    except NotImplementedError:  # this device does not know a layer: nothing is learnt about the size
+        return False
+    except (AssertionError, RuntimeError, ValueError):
+        return True
+    finally:
+        for module in training:
+            module.training = True
+    return False
+
+
 def _creation_fault(config: Config, error: Exception) -> Exception:
     reason = (str(error) or type(error).__name__).splitlines()[0]
     if isinstance(error, OSError):
@@ -213,7 +238,8 @@ def load_weights(model: nn.Module, config: Config) -> None:
     Names are timm's own, which for ResNets are torchvision's.
 
     Raises:
-        CheckpointError: the file is unreadable or holds more than tensors, or names, shapes or values do not fit.
+        CheckpointError: the file is unreadable or holds more than tensors, or names, shapes, types or values do not
+            fit; any floating-point type does for another.
     """
     path = Path(config.weights or "")
     found = {_plain(name): (name, tensor) for name, tensor in read_tensors(path).items()}
@@ -226,7 +252,9 @@ def load_weights(model: nn.Module, config: Config) -> None:
     faults += [
         f"{name} is {_shape(got)}, not {_shape(want)}" for (name, want), (_, got) in pairs if got.shape != want.shape
     ]
-    faults += [f"{name} is not finite" for (name, _), (_, got) in pairs if not bool(torch.isfinite(got).all())]
+    fitting = [(name, want, got) for (name, want), (_, got) in pairs if _same_kind(want, got)]
+    faults += [f"{n} is {_type(got)}, not {_type(want)}" for (n, want), (_, got) in pairs if not _same_kind(want, got)]
+    faults += [f"{name} is not finite" for name, want, got in fitting if not bool(torch.isfinite(got.to(want)).all())]
     if faults:
         first = "; ".join(faults[:3])
         fix = f"give weights of {config.name}, or name the backbone that they belong to"
@@ -295,6 +323,15 @@ def _whole_model_names(name: str) -> set[str]:
 def _plain(name: str) -> str:
     """Undo how timm's feature extractors rename modules: `stages.0` becomes `stages_0` or `model.stages.0`."""
     return name.removeprefix("model.").replace(".", "_")
+
+
+def _same_kind(want: Tensor, got: Tensor) -> bool:
+    """Whether numbers of one type do for the other's: a count may be averaged, but weights are no whole numbers."""
+    return got.is_floating_point() or not (want.is_floating_point() or got.is_complex() or got.is_quantized)
+
+
+def _type(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _shape(tensor: Tensor) -> str:

@@ -81,19 +81,39 @@ setting = click.option(
 @click.argument("card")
 @click.option("--root", type=folder, help="The raw data set's folder; generated cards need none.")
 @click.option("--out", type=folder, required=True, help="Where the shards go; must not exist.")
-@click.option("--workers", type=click.IntRange(1, 256), default=os.cpu_count() or 1, show_default=True)
-def shard(card: str, root: Path | None, out: Path, workers: int) -> None:
-    """Write a data set as audited WebDataset shards with a Parquet index."""
+@click.option("--workers", type=click.IntRange(1, 256), help="Threads, or Ray tasks at once; all CPUs when absent.")
+@click.option("--image", default="keep", show_default=True, help="keep, png, webp (no loss), webp:QUALITY, jpeg:95.")
+@click.option(
+    "--ray", "on_ray", is_flag=True, help="Write each shard in a Ray task; --root and --out on shared storage."
+)
+def shard(card: str, root: Path | None, out: Path, workers: int | None, image: str, on_ray: bool) -> None:
+    """Write a data set as audited WebDataset shards with a Parquet index and an audit page."""
     from rayseg.data import card as cards
     from rayseg.data import shards
 
-    with _bar(f"sharding {card}") as tick:
-        report = shards.write(cards.load(card), root, out, workers=workers, progress=tick)
+    chosen = cards.load(card)
+    try:
+        with _bar(f"sharding {card}") as tick:
+            report = shards.write(chosen, root, out, workers=_crew(workers, on_ray), image=image, progress=tick)
+    finally:
+        for kept in shards.left(out):
+            print(f"finished shards wait in {kept}: the same command goes on from them", file=sys.stderr, flush=True)
     for line in report.warnings:
         say(f"warning: {line}")
     samples = ", ".join(f"{name} {count}" for name, count in report.samples.items())
     state = "unchanged" if report.unchanged else "written"
+    state += f" ({report.adopted} samples by an earlier command)" if report.adopted else ""
     say(f"{report.out}: {samples} samples, {report.bytes / 2**20:.1f} MiB, {state}")
+    say(f"look at it: {report.page}")
+
+
+def _crew(workers: int | None, on_ray: bool) -> Any:
+    """Give what writes shards: Ray tasks, or a number of threads."""
+    if on_ray:
+        from rayseg.cluster import sharding
+
+        return sharding.crew(workers)
+    return workers or os.cpu_count() or 1
 
 
 @rayseg.command()
@@ -123,21 +143,31 @@ def cards(ctx: click.Context, name: str | None, root: Path | None, template: boo
 
 @rayseg.command()
 @click.argument("shards_dir", metavar="DIR", type=folder)
-def verify(shards_dir: Path) -> None:
+@click.option("--workers", type=click.IntRange(1, 256), default=2, show_default=True, help="Shards read at once.")
+def verify(shards_dir: Path, workers: int) -> None:
     """Check every byte of a folder of shards; exit 3 with the shard and the reason where one is damaged."""
-    from rayseg.data.verify import verify as check
+    from rayseg.data.verify import faults
 
     with _bar(f"verifying {shards_dir}") as tick:
-        check(shards_dir, progress=tick)
+        found = list(faults(shards_dir, tick, workers=workers))
+    for fault in found[1:]:
+        say(f"also damaged: {fault.where}: {fault.what}")
+    if found:
+        raise found[0]
     say(f"{shards_dir}: whole")
 
 
 @rayseg.command()
 @click.argument("shards_dir", metavar="DIR", type=folder)
-def inspect(shards_dir: Path) -> None:
+@click.option("--augmented", type=folder, metavar="PNG", help="Draw to it what training makes of some samples.")
+@click.option("--recipe", help="With --augmented: whose settings; gald/scenes when absent.")
+@setting
+def inspect(shards_dir: Path, augmented: Path | None, recipe: str | None, settings: tuple[str, ...]) -> None:
     """Print samples, sizes and class shares, from the index alone."""
     from rayseg.data.summary import summary
 
+    if augmented is None and (recipe or settings):
+        raise UsageError("would be ignored without --augmented", "--recipe or --set", "give --augmented PNG too")
     found = summary(shards_dir)
     say(f"{found.name}: {found.title} ({found.licence})")
     splits = found.splits
@@ -149,6 +179,15 @@ def inspect(shards_dir: Path) -> None:
     for name in next(iter(splits.values())).class_shares:
         say(f"  {name:14}" + "".join(f"{s.class_shares[name]:>12.2%}" for s in splits.values()))
     say(f"  {'(ignored)':14}" + "".join(f"{s.ignore_share:>12.2%}" for s in splits.values()))
+    for line in found.warnings:
+        say(f"warning: {line}")
+    say(f"look at it: {found.page}")
+    if augmented is not None:
+        from rayseg.config import parse_settings
+        from rayseg.train.preview import draw
+
+        draw(shards_dir, augmented, recipe=recipe or "gald/scenes", settings=parse_settings(settings))
+        say(f"what training sees: {augmented}")
 
 
 def _sizes(sizes: dict[str, int]) -> str:
@@ -224,22 +263,33 @@ def _size(text: str) -> tuple[int, int, int]:
     "--dataset",
     help="A card instead of the recipe's; its shards are looked for under RAYSEG_HOME, or given by --shards.",
 )
-@click.option("--shards", type=folder)
+@click.option("--shards", help="A folder, or an https, s3 or gs URL.")
+@click.option("--bad-shard", type=click.Choice(["error", "skip"]), help="Skip up to 0.1 % unreadable samples.")
+@click.option("--allow-url-scheme", type=click.Choice(["http"]), help="Read shards without TLS too.")
 @click.option("--run", "run_dir", type=folder, help="The run's directory; an unfinished run there goes on.")
 @setting
 def train(
-    recipe: str, dataset: str | None, shards: Path | None, run_dir: Path | None, settings: tuple[str, ...]
+    recipe: str,
+    dataset: str | None,
+    shards: str | None,
+    bad_shard: str | None,
+    allow_url_scheme: str | None,
+    run_dir: Path | None,
+    settings: tuple[str, ...],
 ) -> None:
     """Train one model; with --run DIR the same command goes on where it was."""
     from rayseg.cluster.single import train_one
     from rayseg.config import parse_settings
 
+    given: dict[str, Any] = {} if bad_shard is None else {"data.bad_shard": bad_shard}
+    if allow_url_scheme is not None:
+        given["data.remote.allow_url_schemes"] = [allow_url_scheme]
     train_one(
         recipe=recipe,
         dataset=dataset,
         shards=shards,
         run_dir=run_dir,
-        settings=parse_settings(settings),
+        settings={**given, **parse_settings(settings)},
         show=say,
         on_start=_pause_on_interrupt,
     )
@@ -259,13 +309,13 @@ def _pause_on_interrupt(runtime: Any) -> None:
 
 @rayseg.command()
 @click.argument("run_dir", metavar="RUN", type=folder)
-@click.option("--shards", type=folder, help="Other shards than those it was trained on.")
+@click.option("--shards", help="Other shards than those it was trained on.")
 @click.option("--split", default=None, help="The split; the run's own validation split when absent.")
 @click.option("--scales", metavar="S,S,...", help="Scales whose probabilities are averaged, e.g. 0.75,1,1.25.")
 @click.option("--flip/--no-flip", default=None, help="Average with the mirrored image too, or not.")
 @click.option("--window", metavar="HxW", help="Slide windows of this size over the image; `none` for whole images.")
 @click.option("--json", "as_json", is_flag=True)
-def evaluate(run_dir: Path, shards: Path | None, split: str | None, as_json: bool, **given: Any) -> None:
+def evaluate(run_dir: Path, shards: str | None, split: str | None, as_json: bool, **given: Any) -> None:
     """Evaluate a run's best commit with the run's own test settings (its `test` table), or with others."""
     from rayseg.train.inference import chosen_views, evaluate_run
 
@@ -293,6 +343,15 @@ def _views(scales: str | None, flip: bool | None, window: str | None) -> dict[st
             raise UsageError(f"cannot read '{window}'", "--window", "write it as 769x769, or none")
         chosen["window_px"] = None if window == "none" else [int(side) for side in sides]
     return chosen
+
+
+@rayseg.command()
+@click.argument("run_dir", metavar="RUN", type=folder)
+def audit(run_dir: Path) -> None:
+    """Count from a run's own record how often each epoch used each sample; exit 3 where it was not once."""
+    from rayseg.train.feed import audit as count
+
+    count(run_dir, say)
 
 
 @rayseg.command()

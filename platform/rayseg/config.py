@@ -16,6 +16,8 @@ from rayseg import backbone as backbones
 from rayseg import losses, segmenter
 from rayseg import optim as optimizers
 from rayseg.data import augment as augmentation
+from rayseg.data import remote as remotes
+from rayseg.data.reader import BadShard
 from rayseg.errors import UsageError
 from rayseg.schema import Value, parse, to_dict
 
@@ -23,13 +25,28 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class DataConfig(Value):
-    """Where the samples come from; `val_samples` evaluates on the first n of the split (all of it when absent)."""
+    """Where the samples come from; `val_samples` evaluates on the first n of the split (all of it when absent).
+
+    `shards` is a folder, or an https, s3 or gs URL (`remote` says where its shards are kept). `mixed_shards` goes
+    through the shards so many at a time, for sets larger than the disk. `decoded_cache` is a folder for the decoded
+    split. `bad_shard` "skip" trains on although up to 0.1 % of the samples cannot be read (`data.tolerance`).
+    """
 
     shards: str
     train_split: str = "train"
     val_split: str = "val"
     val_samples: Count | None = None
     loader_threads: Annotated[int, Field(ge=1, le=64)] = 2
+    mixed_shards: Count | None = None
+    decoded_cache: str | None = None
+    bad_shard: BadShard = "error"
+    remote: remotes.Config = remotes.Config()
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.decoded_cache is not None and self.bad_shard == "skip":
+            raise ValueError("bad_shard = 'skip' beside decoded_cache: a split is decoded whole, so give one of them")
+        return self
 
 
 class TrainConfig(Value):
@@ -149,15 +166,18 @@ def from_dict(mapping: Mapping[str, Any], where: object = "config") -> RunConfig
 
 
 _FREE = {"data.loader_threads", "data.shards", "train.workers", "train.log_every", "test.scales", "test.flip"}
+_FREE |= {"data.decoded_cache", "data.bad_shard", *(f"data.remote.{name}" for name in remotes.Config.model_fields)}
 
 
 def identity(config: RunConfig) -> dict[str, Any]:
     """Flatten what decides the result: two configs of equal identity train the same model.
 
-    Where the shards lie, how many threads read them and how many workers share the batch may change at a resume; so
-    may what only `rayseg evaluate` reads.
+    Where the shards lie, how they are read and how many workers share the batch may change at a resume; so may what
+    only `rayseg evaluate` reads, and what the loss reads nothing of.
     """
-    return {name: value for name, value in flatten(to_dict(config)).items() if name not in _FREE}
+    unread = config.loss.unread(aux=segmenter.has_stage_auxiliary(config.head))
+    free = _FREE | {f"loss.{field}" for field in unread}
+    return {name: value for name, value in flatten(to_dict(config)).items() if name not in free}
 
 
 def digest(config: RunConfig) -> str:

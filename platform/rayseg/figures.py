@@ -98,15 +98,44 @@ def predictions(
             axes.set(xticks=[], yticks=[])
         if titles is not None:
             grid[i, 0].set_ylabel(titles[i], fontsize=8)
-    _legend(figure, card)
+    _legend(figure, card, [("no label", VOID), ("wrong", WRONG), ("not counted", IGNORED)])
     _save(figure, path, title)
 
 
-def _legend(figure: Figure, card: Card) -> None:
+Pair = tuple[ArrayLike, ArrayLike]
+"""An image (H,W,3) uint8 and its mask (H,W)."""
+
+
+def augmented(
+    rows: Mapping[str, Sequence[Pair]], names: Sequence[str], card: Card, path: Path, *, title: str = ""
+) -> None:
+    """Draw samples and what augmentation makes of them, labels below images, over a legend of the card's classes.
+
+    Each of `rows` is a sample by its name: first itself, then its crops; `names` says what each column is.
+    """
+    colors, ignored = [spec.color for spec in card.classes], card.ignore_index
+    ratios = [np.asarray(image).shape[0] / np.asarray(image).shape[1] for image, _ in next(iter(rows.values()))]
+    width, legend_lines = 1.9, -(-(len(colors) + 1) // 6)
+    height = 2 * len(rows) * (width * max(ratios) + 0.06) + 0.24 * legend_lines + 0.75
+    figure = _figure(width * len(names) + 0.3, height)
+    grid = figure.subplots(2 * len(rows), len(names), squeeze=False)
+    for axes, name in zip(grid[0], names, strict=True):
+        axes.set_title(name, fontsize=10)
+    for i, (sample, pairs) in enumerate(rows.items()):
+        grid[2 * i, 0].set_ylabel(sample, fontsize=8)
+        for j, (image, mask) in enumerate(pairs):
+            grid[2 * i, j].imshow(np.asarray(image), interpolation="antialiased")
+            grid[2 * i + 1, j].imshow(mask_to_rgb(mask, colors, ignored), interpolation="nearest")
+    for axes in grid.ravel():
+        axes.set(xticks=[], yticks=[])
+    _legend(figure, card, [("no label", VOID)])
+    _save(figure, path, title)
+
+
+def _legend(figure: Figure, card: Card, others: Sequence[tuple[str, Color]]) -> None:
     from matplotlib.patches import Patch
 
-    named = [(spec.name, spec.color) for spec in card.classes]
-    named += [("no label", VOID), ("wrong", WRONG), ("not counted", IGNORED)]
+    named = [(spec.name, spec.color) for spec in card.classes] + list(others)
     patches = [
         Patch(facecolor="#{:02x}{:02x}{:02x}".format(*color), edgecolor="0.4", label=name) for name, color in named
     ]

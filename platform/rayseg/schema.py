@@ -53,6 +53,11 @@ def _first_fault(cls: type[Value], error: ValidationError, where: object) -> Ray
         owner = _owner(cls, fault["loc"][:-1])
         valid = nearest(str(fault["loc"][-1]), owner.model_fields if owner else ())
         return UsageError(f"unknown key '{field}'", where, valid)
+    if not fault["loc"]:  # of the whole value: its validator names the fields
+        text = fault["msg"].removeprefix("Value error, ")
+        what, _, fix = text.rpartition(": ")
+        own = fault["type"] == "value_error" and bool(what)
+        return UsageError(what if own else _short(fault["input"]), where, fix if own else text)
     given = "" if fault["type"] == "missing" else f" = {_short(fault['input'])}"
     return UsageError(f"{field}{given}", where, fault["msg"].removeprefix("Value error, "))
 

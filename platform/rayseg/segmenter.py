@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Mapping, Sequence
+import importlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -15,8 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rayseg import backbone as backbones
 from rayseg import heads
+from rayseg.errors import UsageError
 from rayseg.heads.fcn import Fcn
-from rayseg.schema import Value, parse
+from rayseg.schema import Value, parse, to_dict
 
 
 def _head(value: Any) -> Any:
@@ -63,13 +66,28 @@ class Segmenter(nn.Module):
         self.head.apply(initialise)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Compute every output's logits at the images' size."""
+        """Compute every output's logits at the images' size.
+
+        Raises:
+            UsageError: backbone or head do not take images of this size, or batch norm not so few values in training.
+        """
+        size = (int(images.shape[-2]), int(images.shape[-1]))
+        try:
+            outputs = self._outputs(images)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            what = f"batch norm gets one value per channel: {len(images)} image of {size[0]}x{size[1]} px a worker"
+            fix = "choose a larger augment.crop_px, or a larger train.batch"
+            raise UsageError(what, f"backbone.name = {self.backbone.name}", fix) from None
+        return {name: _resize(logits, size) for name, logits in outputs.items()}
+
+    def _outputs(self, images: Tensor) -> dict[str, Tensor]:
         features = self.backbone(images)
         outputs = self.head(features)
         if self.training and self.auxiliary is not None:
-            outputs = {**outputs, "aux": self.auxiliary(features[-2])}
-        size = (int(images.shape[-2]), int(images.shape[-1]))
-        return {name: _resize(logits, size) for name, logits in outputs.items()}
+            return {**outputs, "aux": self.auxiliary(features[-2])}
+        return dict(outputs)
 
     def loss_weights(self) -> dict[str, float]:
         """Weight of each auxiliary output of the head's own; the weight of `"aux"` is the loss config's."""
@@ -112,22 +130,31 @@ def initialise(module: nn.Module) -> None:
 def build(config: Config) -> Segmenter:
     """Build the model that `config` describes, initialised from torch's global generator.
 
+    Parameters that no output depends on (`unused`) are not trained.
+
     Raises:
         UsageError: the backbone cannot be built so.
         CheckpointError: `backbone.weights` cannot be loaded.
     """
-    return Segmenter(config)
+    model = Segmenter(config)
+    for name in unused(model):
+        model.get_parameter(name).requires_grad_(False)
+    return model
 
 
-def create(head: str, *, backbone: str, num_classes: int, **head_options: Any) -> Segmenter:
+def create(
+    head: str, *, backbone: str, num_classes: int, output_stride: int | None = None, **head_options: Any
+) -> Segmenter:
     """Build a model from names: `create("gald", backbone="resnet18", num_classes=19, kernel_size=5)`.
 
-    The module maps images (B,3,H,W) float to a dict of logits at the images' size, `"main"` first.
+    The module maps images (B,3,H,W) float to a dict of logits at the images' size, `"main"` first. `output_stride`
+    is that of the backbone's deepest feature map: 8 (the default), 16 or 32; many backbones have 32 only.
 
     Raises:
         UsageError: no such head, backbone or option, or a value out of range.
     """
-    mapping = {"backbone": {"name": backbone}, "head": {"name": head, **head_options}, "num_classes": num_classes}
+    on = {"name": backbone} | ({} if output_stride is None else {"output_stride": output_stride})
+    mapping = {"backbone": on, "head": {"name": head, **head_options}, "num_classes": num_classes}
     return build(parse(Config, mapping, "create"))
 
 
@@ -138,6 +165,11 @@ def skeleton(config: Config) -> Segmenter:
         return Segmenter(config.model_copy(update={"backbone": plain}))
 
 
+def has_stage_auxiliary(head: heads.HeadConfig) -> bool:
+    """Whether this head is trained with an auxiliary head on the last-but-one stage, whose weight then matters."""
+    return bool(importlib.import_module(type(head).__module__).Head.stage_auxiliary)
+
+
 def fingerprint(segmenter: Segmenter) -> str:
     """Hash structure, options shown in the modules' repr, parameter names and shapes to 12 hex digits.
 
@@ -145,6 +177,57 @@ def fingerprint(segmenter: Segmenter) -> str:
     """
     shapes = [f"{name} {tuple(t.shape)}" for name, t in segmenter.state_dict().items()]
     return hashlib.sha256("\n".join([repr(segmenter), *shapes]).encode()).hexdigest()[:12]
+
+
+# --- what trains ----------------------------------------------------------------------------------------------------
+
+
+_UNUSED: dict[str, frozenset[str]] = {}  # by config: tests and sweeps build the same model many times
+_SIDES = (9, 33)
+"""Sides of the deepest feature map that is looked with: a head may refuse a smaller one."""
+
+
+def unused(segmenter: Segmenter) -> frozenset[str]:
+    """Name the parameters that no output depends on in training; nothing is computed.
+
+    HRNet's last fusions make a map per stage, and most heads leave some of these maps out. DistributedDataParallel
+    would wait for such a parameter's gradient and refuse the second step. Empty where no size of `_SIDES` is taken.
+    """
+    key = json.dumps(to_dict(segmenter.config), sort_keys=True)
+    if key not in _UNUSED:
+        with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
+            _UNUSED[key] = _without_gradient(copy.deepcopy(segmenter).to("meta").train())
+    return _UNUSED[key]
+
+
+def _without_gradient(meta: Segmenter) -> frozenset[str]:
+    for side in _SIDES:
+        size = side * meta.backbone.spec.strides[-1]
+        try:
+            outputs = meta(torch.empty(2, 3, size, size, device="meta"))
+        except UsageError:
+            continue
+        reached = _leaves(logits.grad_fn for logits in outputs.values())
+        if all(id(p) in reached for p in meta.parameters()):
+            return frozenset()
+        # A function that recomputes its inside hides it from the graph's walk, but not from a backward pass.
+        torch.stack([logits.sum() for logits in outputs.values()]).sum().backward()
+        return frozenset(name for name, p in meta.named_parameters() if p.grad is None)
+    return frozenset()
+
+
+def _leaves(functions: Iterable[Any]) -> set[int]:
+    """Walk the graph of a forward pass back to the parameters, and give their ids."""
+    waiting, seen, leaves = list(functions), set(), set()
+    while waiting:
+        function = waiting.pop()
+        if function is None or function in seen:
+            continue
+        seen.add(function)
+        if hasattr(function, "variable"):
+            leaves.add(id(function.variable))
+        waiting += [following for following, _ in function.next_functions]
+    return leaves
 
 
 # --- cost -----------------------------------------------------------------------------------------------------------

@@ -4,12 +4,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms.v2 import functional as tv
 
 from rayseg.data import augment
-from rayseg.data.augment import PADDING, Config, Window
+from rayseg.data.augment import PADDING, Augmentation, Config, Window
+from rayseg.data.balance import Balance, weights
 from rayseg.errors import DataError, UsageError
 from rayseg.schema import parse, to_dict
 
@@ -210,6 +211,8 @@ def test_config_round_trips():
         ({"crop_px": [64, 64], "scale": [0.7, 2.0], "scales": [1.0]}, "give one of them"),
         ({"crop_px": [64, 64], "scales": []}, "scales"),
         ({"crop_px": [64, 64], "color_jitter": 1.5}, "color_jitter"),
+        ({"crop_px": [64, 64], "blur": -0.1}, "blur"),
+        ({"crop_px": [64, 64], "class_uniform": 2}, "class_uniform"),
         ({"crop_px": [64, 64], "colour_jitter": 0.5}, "did you mean 'color_jitter'"),
     ],
 )
@@ -223,3 +226,159 @@ def test_unequal_sizes_are_refused():
     image, mask = blocks()
     with pytest.raises(DataError, match="differ in size"):
         augment.augment(image, mask[:-1], Config(crop_px=(32, 32)), np.random.default_rng(0), IGNORE)
+
+
+# --- the crop as it is ------------------------------------------------------------------------------------------------
+
+
+@given(
+    size=st.tuples(sizes, sizes),
+    crop=st.tuples(sizes, sizes),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=60)
+def test_a_crop_at_scale_one_is_the_pixels_themselves(size, crop, seed):
+    """Copied where it lies inside, warped where it does not: both are plain indexing."""
+    mask = np.random.default_rng(0).integers(0, 11, size, dtype=np.uint8)
+    window = augment.draw_window(size, Config(crop_px=crop, scale=(1, 1)), np.random.default_rng(seed))
+    for pixels, value in ((mask, IGNORE), (COLORS[mask], PADDING)):
+        for how in (cv2.INTER_NEAREST, cv2.INTER_LINEAR):
+            found = augment.cut(pixels, window, crop, how)
+            augment._pad(found, window, value)
+            np.testing.assert_array_equal(found, padded_crop(pixels, window, crop, value))
+
+
+def test_a_view_of_a_file_may_be_augmented():
+    """A decoded split is mapped read-only."""
+    image, mask = blocks()
+    image.flags.writeable = mask.flags.writeable = False
+    for scale in (1.0, 1.7):
+        config = Config(crop_px=(40, 40), scale=(scale, scale), color_jitter=0.5, blur=1.0)
+        found = augment.augment(image, mask, config, np.random.default_rng(0), IGNORE)
+        assert found[0].shape == (40, 40, 3)
+
+
+# --- blur -------------------------------------------------------------------------------------------------------------
+
+
+def test_blur_is_scipys_gaussian_and_leaves_labels_and_padding_alone():
+    from scipy.ndimage import gaussian_filter
+
+    image, mask = blocks()
+    config = Config(crop_px=(100, 120), scale=(1, 1), flip=False, blur=1.0)
+    seen = 0
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        corner = augment.draw_window((60, 80), config, rng)[1:3]
+        assert rng.random() < 1
+        sigma = rng.uniform(0.15, 1.3)
+        found, labels = augment.augment(image, mask, config, np.random.default_rng(seed), IGNORE)
+        spread = np.pad(
+            image.astype(float), ((-corner[0], 40 + corner[0]), (-corner[1], 40 + corner[1]), (0, 0)), "edge"
+        )
+        wanted = gaussian_filter(spread, (sigma, sigma, 0), mode="mirror", truncate=4)
+        inside = labels != IGNORE
+        np.testing.assert_array_equal(labels[inside], mask.ravel())
+        assert (found[~inside] == PADDING).all()
+        difference = np.abs(found.astype(float) - wanted)[inside]
+        assert difference.max() < 6
+        assert difference.mean() < 0.6
+        seen += sigma > 0.5 and not np.array_equal(found[inside], image.reshape(-1, 3))
+    assert seen > 2
+
+
+def test_blur_happens_to_its_share_of_the_samples():
+    image, mask = blocks()
+    config = Config(crop_px=(60, 80), scale=(1, 1), flip=False, blur=0.3)
+    rng = np.random.default_rng(0)
+    changed = [not np.array_equal(augment.augment(image, mask, config, rng, IGNORE)[0], image) for _ in range(600)]
+    assert 0.2 < np.mean(changed) < 0.33  # the faintest change nothing
+
+
+# --- class-uniform crops ----------------------------------------------------------------------------------------------
+
+
+@given(size=st.tuples(sizes, sizes), crop=st.tuples(sizes, sizes), seed=st.integers(0, 2**32), scale=st.floats(1, 4))
+def test_a_crop_contains_the_class_it_was_placed_on(size, crop, seed, scale):
+    """One pixel of the class, anywhere; enlarged at least to itself, so that no interpolation can lose it."""
+    rng = np.random.default_rng(seed)
+    mask = np.zeros(size, np.uint8)
+    mask[rng.integers(size[0]), rng.integers(size[1])] = 7
+    config = Config(crop_px=crop, scale=(scale, scale))
+    assert (augment.augment(COLORS[mask], mask, config, rng, IGNORE, label=7)[1] == 7).any()
+
+
+def test_a_crop_placed_on_a_pixel_lies_anywhere_around_it():
+    mask = np.zeros((50, 50), np.uint8)
+    mask[25, 10] = 1
+    config, rng = Config(crop_px=(8, 8), scale=(1, 1), flip=False), np.random.default_rng(0)
+    places = [np.argwhere(augment.augment(COLORS[mask], mask, config, rng, IGNORE, label=1)[1])[0] for _ in range(800)]
+    rows, columns = (np.bincount(one, minlength=8) for one in np.transpose(places))
+    assert rows.min() > 60
+    assert columns.min() > 60
+
+
+def test_every_pixel_of_the_class_is_drawn_alike():
+    mask = np.zeros((20, 20), np.uint8)
+    mask[2, 3] = mask[2, 4] = mask[15, 15] = 1
+    rng = np.random.default_rng(0)
+    drawn = [augment._pixel_of(1, mask, rng) for _ in range(1500)]
+    assert {place: 400 < drawn.count(place) < 600 for place in set(drawn)} == dict.fromkeys(
+        [(2, 3), (2, 4), (15, 15)], True
+    )
+
+
+def test_weights_even_the_classes_out():
+    """By chance alone a class in one sample of twenty is drawn twenty times less often than one in all."""
+    rng = np.random.default_rng(0)
+    present = rng.random((4000, 6)) < [1, 0.9, 0.5, 0.3, 0.2, 0.25]
+    balance = Balance(np.hstack([present.astype(np.int64), np.ones((4000, 1), np.int64)]))
+    expected = sum(balance.chances(i) for i in range(4000))
+    np.testing.assert_allclose(expected, 4000 / 6, rtol=0.01)
+    drawn = np.bincount([balance.draw(i, rng) for i in range(4000)], minlength=6)
+    np.testing.assert_allclose(drawn, 4000 / 6, rtol=0.15)
+    plain = (present / present.sum(1, keepdims=True)).sum(0)
+    assert plain.max() / plain.min() > 5
+
+
+def test_a_class_too_rare_to_be_even_is_drawn_where_it_is():
+    present = np.ones((1000, 3), bool)
+    present[10:, 2] = False
+    balance = Balance(np.hstack([present.astype(np.int64), np.zeros((1000, 1), np.int64)]))
+    expected = sum(balance.chances(i) for i in range(1000))
+    assert expected[2] > 9.9
+    np.testing.assert_allclose(expected[:2], 495, rtol=0.01)
+
+
+def test_classes_that_never_occur_and_samples_without_labels():
+    balance = Balance(np.array([[3, 0, 0, 1], [0, 0, 0, 4], [1, 2, 0, 0]]))
+    rng = np.random.default_rng(0)
+    assert balance.draw(1, rng) is None
+    assert {balance.draw(2, rng) for _ in range(300)} == {0, 1}
+    assert balance.chances(0).tolist() == [1, 0, 0]
+    assert not weights(np.zeros((4, 3), bool)).any()
+    no_label = np.full((9, 9), IGNORE, np.uint8)
+    config = Config(crop_px=(5, 5), class_uniform=1.0)
+    made = Augmentation(config, np.array([[0, 0, 81]]), IGNORE)
+    assert made(0, COLORS[no_label], no_label, rng)[1].shape == (5, 5)
+
+
+def test_weights_do_not_depend_on_how_many_rows_are_taken_at_once(monkeypatch):
+    present = np.random.default_rng(3).random((500, 5)) < 0.4
+    whole = weights(present)
+    monkeypatch.setattr("rayseg.data.balance._ROWS", 37)
+    np.testing.assert_allclose(weights(present), whole, rtol=1e-9)
+
+
+def test_a_split_is_augmented_by_its_own_counts():
+    """With `class_uniform` every crop has the rare class's pixel as often as the others'; without, hardly ever."""
+    mask = np.zeros((64, 64), np.uint8)
+    mask[30, 40] = 1
+    counts = np.array([[64 * 64 - 1, 1, 0]])
+    share = {}
+    for uniform in (0.0, 1.0):
+        made = Augmentation(Config(crop_px=(8, 8), scale=(1, 1), class_uniform=uniform), counts, IGNORE)
+        rng = np.random.default_rng(0)
+        share[uniform] = np.mean([(made(0, COLORS[mask], mask, rng)[1] == 1).any() for _ in range(400)])
+    assert share[0.0] < 0.1
+    assert 0.4 < share[1.0] < 0.65

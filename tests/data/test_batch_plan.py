@@ -67,12 +67,37 @@ def test_epochs_and_seeds_are_shuffled_differently() -> None:
     assert first != sorted(first)
 
 
-def test_augmentation_depends_on_seed_epoch_and_sample_alone() -> None:
-    def draw(seed: int, epoch: int, sample: int, stream: int = 0) -> float:
-        return float(plan.augmentation_rng(seed, plan.Position(sample, epoch, stream)).random())
+def test_augmentation_depends_on_seed_epoch_and_key() -> None:
+    def draw(seed: int, epoch: int, key: str) -> float:
+        return float(plan.augmentation_rng(seed, epoch, key).random())
 
-    assert draw(1, 2, 3) == draw(1, 2, 3, stream=99)
-    assert len({draw(1, 2, 3), draw(2, 2, 3), draw(1, 3, 3), draw(1, 2, 4), draw(1, 3, 2)}) == 5
+    assert draw(1, 2, "a3") == draw(1, 2, "a3")
+    drawn = {draw(*arguments) for arguments in [(1, 2, "a3"), (2, 2, "a3"), (1, 3, "a3"), (1, 2, "a4"), (2, 1, "a3")]}
+    assert len(drawn) == 5
+
+
+@settings(deadline=None)
+@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=12), mixed=st.integers(1, 13), epoch=st.integers(0, 3))
+def test_mixed_shards_keep_an_epoch_whole_and_read_few_shards_in_turn(
+    lengths: list[int], mixed: int, epoch: int
+) -> None:
+    made = plan.make(sum(lengths), 1, 3, mixed_shards=mixed, shard_lengths=tuple(lengths))
+    order = plan.order(made, epoch).tolist()
+    assert sorted(order) == list(range(sum(lengths)))
+    shard_of = np.repeat(np.arange(len(lengths)), lengths)[order].tolist()
+    spans = [(shard_of.index(i), len(shard_of) - 1 - shard_of[::-1].index(i)) for i in range(len(lengths))]
+    for place in range(len(order)):
+        assert sum(first <= place <= last for first, last in spans) <= mixed
+
+
+def test_mixed_shards_shuffle_shards_and_samples() -> None:
+    made = plan.make(400, 4, 3, mixed_shards=4, shard_lengths=(20,) * 20)
+    orders = [plan.order(made, epoch) for epoch in (0, 1)]
+    assert (orders[0] != orders[1]).mean() > 0.9
+    firsts = [np.unique(order[:80] // 20) for order in orders]
+    assert [len(first) for first in firsts] == [4, 4]
+    assert firsts[0].tolist() != firsts[1].tolist()
+    assert len(set((orders[0][:20] // 20).tolist())) > 1, "within a window the shards are mixed"
 
 
 @pytest.mark.parametrize(("samples", "batch", "world"), [(0, 4, 1), (10, 0, 1), (10, -2, 1), (10, 7, 2)])

@@ -110,13 +110,14 @@ def test_a_bad_mask_is_refused(name: str) -> None:
         images.check_mask(images.stored_mask(data, "m.png"), "m.png")
 
 
-@pytest.mark.parametrize(("form", "extension"), [("PNG", "png"), ("JPEG", "jpg")])
+@pytest.mark.parametrize(("form", "extension"), [("PNG", "png"), ("JPEG", "jpg"), ("WEBP", "webp")])
 def test_the_reader_sees_what_pillow_sees(form: str, extension: str) -> None:
     data = encoded(RGB, form)
     with Image.open(io.BytesIO(data)) as image:
         wanted = np.asarray(image)
     assert images.extension(data, "x") == extension
-    assert images.check_image(data, "x") == images.size(data, "x") == (20, 30)
+    assert images.size(data, "x") == (20, 30)
+    np.testing.assert_array_equal(images.check_image(data, "x"), wanted)
     np.testing.assert_array_equal(images.decode_image(memoryview(data), "x"), wanted)
 
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tiny_sets import make_card
 
-from rayseg.data import index, manifest, open_shards, shards
+from rayseg.data import index, manifest, open_shards, shards, verify
 from rayseg.data.index import Index
 from rayseg.errors import DataError
 from rayseg.schema import to_dict
@@ -83,6 +84,36 @@ def sparse_bomb() -> bytes:
     return tar_of(("a.png", b"", {"pax_headers": headers}), form=tarfile.PAX_FORMAT)
 
 
+def members(folder: Path) -> list[tuple[str, bytes]]:
+    """Read a shard's members by the standard library."""
+    with tarfile.open(folder / SHARD, "r:") as tar:
+        return [(info.name, tar.extractfile(info).read()) for info in tar.getmembers()]  # type: ignore[union-attr]
+
+
+def whole_tar(found: list[tuple[str, bytes]]) -> bytes:
+    return tar_of(*((name, data, {"mode": 0o444}) for name, data in found))
+
+
+def rebuilt(change: Callable[[list[tuple[str, bytes]]], list[tuple[str, bytes]]]) -> Callable[[Path], None]:
+    """A good tar of other members: what a tool makes that "repairs" a shard."""
+    return replace(lambda folder: whole_tar(change(members(folder))))
+
+
+def interleave(found: list[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
+    """Two samples whose members alternate."""
+    return [found[i] for i in (0, 3, 1, 4, 2, 5)] + found[6:]
+
+
+def end_of_mask(rows: Index, row: int) -> int:
+    return int(rows.mask_offset[row] + -(-rows.mask_size[row] // 512) * 512)
+
+
+def grow(folder: Path) -> None:
+    """A hole of 64 GiB behind the shard: nobody has the memory to read that."""
+    with (folder / SHARD).open("r+b") as file:
+        file.truncate(2**36)
+
+
 DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "cut between samples": (cut(lambda rows: rows.image_offset[5] - 512), "truncated at .*: 39 samples from 'a261'"),
     "cut between image and mask": (cut(lambda rows: rows.mask_offset[5] - 512), "truncated at .*from 'a261'"),
@@ -98,22 +129,42 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "bit in a mask": (flip(lambda rows: rows.mask_offset[3] + 50), "the bytes of sample 'a259' changed"),
     "bit in padding": (flip(lambda rows: rows.mask_offset[3] + rows.mask_size[3]), "bytes between the samples changed"),
     "bit in the end": (flip(lambda rows: -1), "something follows the last sample"),
-    "two tars in one": (replace(lambda folder: (folder / SHARD).read_bytes() * 2), "bytes too many"),
-    "another shard": (replace(lambda f: padded((f / "val-000000.tar").read_bytes(), f)), "the header of a256.png"),
+    "bit in a description": (flip(lambda rows: end_of_mask(rows, 3) + 520), "the description of sample 'a259' changed"),
+    "two tars in one": (replace(lambda f: (f / SHARD).read_bytes() * 2), r"a second tar begins at byte \d+"),
+    "parts of two tars in one": (replace(lambda f: whole_tar(members(f)[:60]) * 2), "the tar ends before a276.png"),
+    "a mask missing": (rebuilt(lambda found: found[:10] + found[11:]), "a259.mask.png is missing: 'a259.json' stands"),
+    "an image missing": (rebuilt(lambda found: found[:9] + found[10:]), "a259.png is missing: 'a259.mask.png' stands"),
+    "a sample missing": (rebuilt(lambda found: found[:9] + found[12:]), "a259.png is missing: 'a260.png' stands"),
+    "the last sample missing": (rebuilt(lambda found: found[:-3]), "the tar ends before a299.png"),
+    "interleaved": (rebuilt(interleave), "interleaved: 'a257.png' stands before a256.mask.png"),
+    "a key twice": (rebuilt(lambda found: found[:6] + found[3:]), "duplicate: 'a257.png' stands a second time"),
+    "a key twice, not side by side": (
+        rebuilt(lambda found: found[:9] + found[3:6] + found[9:]),
+        "duplicate: 'a257.png'",
+    ),
+    "another shard": (replace(lambda f: padded((f / "val-000000.tar").read_bytes(), f)), "a256.png is missing: 'b000"),
     "a key doubled": (replace(lambda f: (f / SHARD).read_bytes().replace(b"a257", b"a256")), "the header of a257.png"),
     "gzip": (replace(lambda folder: gzip.compress((folder / SHARD).read_bytes())), "no tar"),
-    "gzip bomb": (replace(lambda folder: padded(gzip.compress(bytes(2**24)), folder)), "the header of a256.png"),
-    "sparse bomb": (replace(lambda folder: padded(sparse_bomb(), folder)), "the header of a256.png"),
+    "gzip bomb": (replace(lambda folder: padded(gzip.compress(bytes(2**24)), folder)), "no tar"),
+    "sparse bomb": (
+        replace(lambda folder: padded(sparse_bomb(), folder)),
+        "a PAX record .it may state any size. stands",
+    ),
     "link": (
         replace(lambda f: padded(tar_of(("a256.png", b"", {"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"})), f)),
-        "the header of a256.png",
+        "a link stands where a256.png should be",
     ),
-    "path": (replace(lambda f: padded(tar_of(("../../a256.png", b"x", {})), f)), "the header of a256.png"),
-    "pickle": (replace(lambda f: padded(tar_of(("a256.pkl", b"x", {})), f)), "the header of a256.png"),
-    "shard missing": (remove(SHARD), "cannot read the shard: No such file"),
+    "path": (replace(lambda f: padded(tar_of(("../../a256.png", b"x", {})), f)), "missing: '../../a256.png' stands"),
+    "pickle": (replace(lambda f: padded(tar_of(("a256.pkl", b"x", {})), f)), "missing: 'a256.pkl' stands"),
+    "escape codes": (replace(lambda f: padded(tar_of(("\x1b[31m", b"x", {})), f)), r"missing: '\\x1b\[31m' stands"),
+    "a size it does not have": (replace(lambda f: padded(tar_of(("a256.png", b"x", {})), f)), "it states 1 bytes"),
+    "sparse on the disk": (grow, r"a second tar|something follows"),
+    "shard missing": (remove(SHARD), "cannot read the file: No such file"),
     "shard unlisted": (add("train-000002.tar", b"x"), "does not list"),
     "table missing": (remove("index.parquet"), "index.parquet"),
     "table empty": (add("index.parquet", b""), "index.parquet.*cannot be read|cannot be read.*index.parquet"),
+    "page missing": (remove("audit.html"), "cannot read the file: No such file .*audit.html"),
+    "page changed": (add("audit.html", b"<script>"), "the audit page changed"),
     "manifest missing": (remove("dataset.json"), "no dataset.json .*rayseg shard CARD --root RAW --out"),
     "manifest empty": (add("dataset.json", b""), "cannot be read.*dataset.json"),
     "manifest a list": (add("dataset.json", b"[]"), "cannot be read.*dataset.json"),
@@ -137,6 +188,60 @@ def test_a_good_folder_passes(pristine: Path) -> None:
     seen: list[tuple[int, int]] = []
     shards.verify(pristine, progress=lambda *at: seen.append(at))
     assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_a_rebuilt_tar_of_the_same_members_is_the_same(folder: Path) -> None:
+    """So what is found in those above is their change alone."""
+    assert whole_tar(members(folder)) == (folder / SHARD).read_bytes()
+
+
+def test_every_damaged_shard_is_named(folder: Path) -> None:
+    (folder / "val-000000.tar").write_bytes(b"")
+    DAMAGE["bit in a mask"][0](folder)
+    DAMAGE["page changed"][0](folder)
+    for workers in (1, 3):
+        said = [(Path(fault.where).name, fault.what) for fault in verify.faults(folder, workers=workers)]
+        assert said == [
+            ("audit.html", "the audit page changed"),
+            (SHARD, "the bytes of sample 'a259' changed"),
+            ("val-000000.tar", "the shard is empty"),
+        ]
+
+
+IN_SHARDS = [name for name in DAMAGE if not name.startswith(("table", "manifest", "page", "shard u"))]
+
+
+UNSEEN = {"bit in a name", "bit in a size", "bit in a description", "bit in padding", "bit in the end", "a key doubled"}
+"""What the reader does not look at: it takes names and places from the index."""
+
+
+@pytest.fixture(scope="module")
+def samples(pristine: Path) -> list[tuple[str, bytes, bytes]]:
+    return read_all(pristine)
+
+
+def read_all(folder: Path) -> list[tuple[str, bytes, bytes]]:
+    """Read every sample of the damaged shard."""
+    opened = open_shards(folder, "train")
+    samples = [opened.read(int(row)) for row in np.flatnonzero(opened.index.shard == SHARD)]
+    assert len(samples) == 44
+    return [(sample.key, sample.image.tobytes(), sample.mask.tobytes()) for sample in samples]
+
+
+@pytest.mark.parametrize("name", [name for name in IN_SHARDS if name not in UNSEEN])
+def test_no_damage_is_read_over(folder: Path, name: str) -> None:
+    DAMAGE[name][0](folder)
+    with pytest.raises(DataError) as caught:
+        read_all(folder)
+    assert SHARD in caught.value.where
+
+
+@pytest.mark.parametrize("name", sorted(UNSEEN))
+def test_what_the_reader_does_not_look_at_changes_no_sample(
+    folder: Path, samples: list[tuple[str, bytes, bytes]], name: str
+) -> None:
+    DAMAGE[name][0](folder)
+    assert read_all(folder) == samples
 
 
 @pytest.mark.parametrize(
@@ -240,7 +345,7 @@ def test_an_image_that_is_larger_than_its_row_says(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"version": 2}, "format version 2"),
+        ({"version": 1}, "format version 1 .*this rayseg reads 2: remove the folder"),
         ({"format": "other"}, "format"),
         ({"samples": {"train": 299, "val": 20}}, "320 rows where dataset.json counts 319"),
         ({"samples": {"train": 299, "val": 21}}, "splits are not those of dataset.json"),
@@ -249,6 +354,9 @@ def test_an_image_that_is_larger_than_its_row_says(folder: Path) -> None:
         ({"shards": {}}, "shards"),
         ({"rows_sha256": "xyz"}, "rows_sha256"),
         ({"card": {}}, "card"),
+        ({"card": to_dict(make_card(title="Other"))}, "the card is not the one that was written"),
+        ({"card_sha256": "0" * 64}, "the card is not the one that was written"),
+        ({"image": "bmp"}, "image"),
         ({"more": 1}, "unknown key 'more'"),
     ],
 )

@@ -303,18 +303,6 @@ def test_no_tensor_of_all_pairs_of_pixels(block: nn.Module, training: bool) -> N
     assert live_bytes(block, [x], training=training).largest <= 32 * 32 * (32 + 32) * 4
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_compiles_without_graph_breaks_and_exports(name: str) -> None:
-    net = wake(head(name))
-    given = features(torch.float32)
-    expected = net(given)["main"]
-    torch.compiler.reset()
-    compiled = torch.compile(net, fullgraph=True, backend="eager")
-    torch.testing.assert_close(compiled(given)["main"], expected)
-    exported = torch.export.export(net, (given,)).module()
-    torch.testing.assert_close(exported(given)["main"], expected)
-
-
 # --- options --------------------------------------------------------------------------------------------------------
 
 

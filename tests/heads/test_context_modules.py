@@ -81,6 +81,13 @@ def test_psp_pools_by_its_bins() -> None:
     torch.testing.assert_close(ppm(x), ppm.fuse(torch.cat([x, *levels], 1)))
 
 
+def test_aspp_takes_the_rates_that_are_given_and_refuses_none() -> None:
+    head = heads.build(heads.from_dict({"name": "aspp", "rates": [2, 5]}), FeatureSpec((8, 16), (8, 8)), 3)
+    assert [m.dilation[0] for m in head.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)] == [2, 5]
+    with pytest.raises(UsageError, match=r"rates = \[\].*at least 1"):
+        heads.from_dict({"name": "aspp", "rates": []})
+
+
 def test_nonlocal_is_a_softmax_over_all_pixels() -> None:
     block = wake(NonLocal(16)).double()
     x = torch.randn(2, 16, 4, 5, dtype=torch.float64)
@@ -88,6 +95,14 @@ def test_nonlocal_is_a_softmax_over_all_pixels() -> None:
     affinity = torch.einsum("bci,bcj->bij", q, k).softmax(-1)
     expected = x + block.gamma * torch.einsum("bij,bcj->bci", affinity, v).view_as(x)
     torch.testing.assert_close(block(x), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_nonlocal_keys_have_a_width_of_their_own() -> None:
+    widths = {given: NonLocal(16, key_channels=given).key.out_channels for given in (None, 1, 16)}
+    assert widths == {None: 2, 1: 1, 16: 16}
+    block = wake(NonLocal(16, key_channels=16))
+    assert block.query.weight.shape == (16, 16, 1, 1)
+    assert block(torch.randn(1, 16, 3, 4)).shape == (1, 16, 3, 4)
 
 
 def test_nonlocal_costs_what_the_denoised_nl_paper_counts() -> None:

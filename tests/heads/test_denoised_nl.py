@@ -133,6 +133,20 @@ def test_global_context_is_the_pooled_map() -> None:
     assert torch.equal(seen[0][:, :32], maps[-1])
 
 
+def test_the_baseline_is_all_but_the_block() -> None:
+    """Table V counts what is added to the Baseline, and that is the block alone."""
+    built, baseline, maps = wake(head()), wake(head(attention=False)), features(9, 13)
+    states = built.state_dict()
+    names = {name for name in states if not name.startswith("attend.")}
+    assert names == baseline.state_dict().keys() != states.keys()
+    baseline.load_state_dict({name: states[name] for name in names})
+    with torch.no_grad():
+        built.attend.gamma.fill_(0.5)
+        assert not torch.allclose(baseline(maps)["main"], built(maps)["main"])
+        built.attend.gamma.zero_()
+    torch.testing.assert_close(baseline(maps)["main"], built(maps)["main"])
+
+
 def test_mirrored_maps_give_mirrored_logits() -> None:
     built, maps = wake(head()).double(), [x.double() for x in features(9, 13)]
     for layer in built.modules():  # symmetric kernels, then only position could break the mirror
@@ -157,6 +171,7 @@ def every_combination() -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = [{"global_rectifying": gr, "local_retention": lr} for gr, lr in switches]
     sources, forms = ["auxiliary", "features"], ["probabilities", "logits"]
     found += [{"rectify_from": s, "rectify_by": f} for s, f in itertools.product(sources, forms)][1:]
+    found += [{"attention": False}, {"attention": False, "global_context": True}]
     return [*found, {"kernel_size": 5}, {"global_context": True}, {"channels": 16}]
 
 
@@ -166,7 +181,8 @@ def test_every_combination_trains_and_is_another_model() -> None:
         torch.manual_seed(0)
         net = head(**options).train()
         with torch.no_grad():
-            net.attend.gamma.fill_(0.5)
+            if net.attend is not None:
+                net.attend.gamma.fill_(0.5)
         outputs = net(features(5, 6, batch=2))
         assert list(outputs) == ["main", "aux1", "aux2"], options
         torch.stack([o.mul(torch.randn(o.shape)).sum() for o in outputs.values()]).sum().backward()
@@ -187,7 +203,13 @@ def test_evaluation_gives_main_alone_and_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "run"), [({}, {"aux2"}), ({"rectify_from": "features"}, set()), ({"global_rectifying": False}, set())]
+    ("options", "run"),
+    [
+        ({}, {"aux2"}),
+        ({"rectify_from": "features"}, set()),
+        ({"global_rectifying": False}, set()),
+        ({"attention": False}, set()),
+    ],
 )
 def test_evaluation_runs_only_the_auxiliary_that_rectifies(options: dict[str, Any], run: set[str]) -> None:
     net = head(**options).eval()
@@ -211,6 +233,10 @@ def test_every_combination_survives_json() -> None:
         ({"global_rectifying": False, "rectify_from": "features"}, "rectify_from"),
         ({"global_rectifying": False, "rectify_by": "logits"}, "rectify_by"),
         ({"local_retention": False, "kernel_size": 3}, "kernel_size"),
+        ({"attention": False, "global_rectifying": True}, "global_rectifying"),
+        ({"attention": False, "local_retention": True}, "local_retention"),
+        ({"attention": False, "kernel_size": 3}, "kernel_size"),
+        ({"attention": False, "rectify_by": "logits"}, "rectify_by"),
     ],
 )
 def test_options_that_would_be_ignored_are_refused(options: dict[str, Any], field: str) -> None:
@@ -219,7 +245,7 @@ def test_options_that_would_be_ignored_are_refused(options: dict[str, Any], fiel
 
 
 @pytest.mark.parametrize(
-    "options", [{"kernel_size": 4}, {"kernel_size": 1}, {"channels": 4}, {"global_rectifying": None}, {"dropout": 1.0}]
+    "options", [{"kernel_size": 4}, {"kernel_size": 1}, {"channels": 4}, {"attention": None}, {"dropout": 1.0}]
 )
 def test_values_out_of_range_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(options))):
@@ -229,17 +255,3 @@ def test_values_out_of_range_are_refused(options: dict[str, Any]) -> None:
 def test_a_backbone_of_two_stages_is_refused() -> None:
     with pytest.raises(UsageError, match=r"three stages, there are 2.*denoised_nl"):
         denoised_nl.Head(denoised_nl.Config(), FeatureSpec((8, 16), (8, 8)), num_classes=3)
-
-
-# --- compiling ------------------------------------------------------------------------------------------------------
-
-
-@torch.no_grad()  # the gradients' graphs: tests/ops
-def test_compiles_as_one_graph_and_exports() -> None:
-    torch._dynamo.reset()
-    net, maps = wake(head()), features(5, 7)
-    expected = net(maps)["main"]
-    compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(maps)["main"], expected)
-    exported = torch.export.export(net, (maps,)).module()
-    torch.testing.assert_close(exported(maps)["main"], expected)

@@ -266,17 +266,6 @@ def test_other_backbones(backbone: str) -> None:
     assert net.border_outputs == BORDERS
 
 
-def test_compiles_and_exports_whole() -> None:
-    net = head().eval()
-    maps = tuple(features(1))
-    with torch.no_grad():
-        exported = torch.export.export(net, (maps,)).module()
-        torch.testing.assert_close(exported(maps)["main"], net(maps)["main"])
-    torch.compiler.reset()
-    compiled = torch.compile(net.train(), backend="eager", fullgraph=True)
-    assert list(compiled(maps)) == ["main", *SMOOTH, *BORDERS]
-
-
 # --- loss -----------------------------------------------------------------------------------------------------------
 
 

@@ -33,7 +33,8 @@ def params(module: nn.Module) -> int:
 
 
 def head(**options: Any) -> dgcw.Head:
-    config = heads.from_dict({"name": "dgcw", "base": "none", "channels": 16, **options})
+    narrow = {} if options.get("context") == "none" else {"channels": 16}
+    config = heads.from_dict({"name": "dgcw", "base": "none", **narrow, **options})
     assert isinstance(config, dgcw.Config)
     return dgcw.Head(config, SPEC, num_classes=3)
 
@@ -194,6 +195,18 @@ def test_the_base_comes_first_and_is_fused(base: str) -> None:
     assert torch.equal(plain.base(x), x)
 
 
+@pytest.mark.parametrize("base", ["none", "psp", "aspp"])
+def test_the_base_alone_is_classified(base: str) -> None:
+    net = wake(head(base=base, context="none")).double()
+    x = random(1, 32, 9, 10)
+    y = net.base(x)
+    if base == "none":
+        y = convolved(net.fuse, x)
+    expected = torch.einsum("oc,bchw->bohw", net.classify.weight[:, :, 0, 0], y) + net.classify.bias.view(-1, 1, 1)
+    torch.testing.assert_close(net([x, x])["main"], expected)
+    assert [m.p for m in net.modules() if isinstance(m, nn.Dropout2d) and m.p > 0] == [0.1]
+
+
 @pytest.mark.parametrize(
     ("height", "width", "small"), [(97, 97, (25, 25)), (128, 256, (32, 64)), (65, 65, (17, 17)), (3, 1, (1, 1))]
 )
@@ -228,8 +241,8 @@ IN_PLACE = {
     "dgcw": 5 * LINEAR,
     "conv": 3 * LINEAR,
     "se": 2 * LINEAR,
-    "nl": 2 * (128 * 16 + 16) + LINEAR + 1,
-    "nl_reduced": 2 * (128 * 16 + 16) + LINEAR + 1,
+    "nl": 3 * LINEAR + 1,
+    "nl_reduced": 3 * LINEAR + 1,
 }
 
 
@@ -245,6 +258,23 @@ def test_parameters_follow_from_the_papers_layers(base: str, context: str) -> No
         )
     assert params(net) == base_params + layers + rest
     assert literal is None or params(literal) == base_params + layers + 128 * 19 + 19
+
+
+@pytest.mark.parametrize(("base", "classifier"), [("none", "fcn"), ("psp", "psp"), ("aspp", None)])
+def test_the_base_alone_is_its_authors_net(base: str, classifier: str | None) -> None:
+    base_params = BASES[base][0]
+    between = conv_norm(2048, 512, 9) if base == "none" else 0
+    with torch.device("meta"):
+        net = dgcw.Head(dgcw.Config(base=base, context="none"), RESNET101, 19)
+        theirs = None if classifier is None else heads.build(heads.from_dict({"name": classifier}), RESNET101, 19)
+    assert params(net) == base_params + between + 512 * 19 + 19
+    assert theirs is None or params(net) == params(theirs)
+
+
+def test_all_convolutions_in_nl_have_the_papers_width() -> None:
+    for context in ("nl", "nl_reduced"):
+        (block,) = (m for m in head(context=context, channels=32).modules() if isinstance(m, NonLocal))
+        assert {m.out_channels for m in block.modules() if isinstance(m, nn.Conv2d)} == {32}
 
 
 @pytest.mark.parametrize(("height", "width", "N"), [(97, 97, 625), (128, 256, 2048)])
@@ -272,6 +302,7 @@ def test_describe_counts_the_head_without_computing() -> None:
 
 def every_combination() -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
+    found += [{"base": base, "context": "none"} for base in BASES]
     for base, context, fuse in itertools.product(BASES, [*IN_PLACE, "gap"], ["concat", "none"]):
         if (context, fuse) == ("gap", "none"):
             continue
@@ -324,6 +355,11 @@ def test_defaults_are_the_papers_best() -> None:
         ({"context": "gap", "factor": 4}, "factor"),
         ({"context": "se", "downsample": "average"}, "downsample"),
         ({"context": "nl", "factor": 2}, "factor"),
+        ({"context": "none", "fuse": "concat"}, "fuse"),
+        ({"context": "none", "channels": 128}, "channels"),
+        ({"context": "none", "weighting": "dbs"}, "weighting"),
+        ({"context": "none", "reduce": "sum"}, "reduce"),
+        ({"context": "none", "factor": 4}, "factor"),
     ],
 )
 def test_options_that_would_be_ignored_are_refused(options: dict[str, Any], field: str) -> None:

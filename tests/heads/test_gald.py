@@ -17,6 +17,8 @@ from rayseg.backbone import Config as BackboneConfig
 from rayseg.backbone import FeatureSpec
 from rayseg.errors import UsageError
 from rayseg.heads import gald
+from rayseg.heads.cgnl import Cgnl
+from rayseg.heads.nonlocal_net import NonLocal
 from rayseg.schema import to_dict
 
 SPEC = FeatureSpec((8, 32), (8, 8))
@@ -90,6 +92,18 @@ def test_v1_block_is_written_out(residual: str, one: float) -> None:
         mask = halve(layers, mask)
     assert mask.shape[2:] == (1, 2)
     torch.testing.assert_close(block(x), (one + torch.sigmoid(up(mask))) * g, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("ga", ["nl", "cgnl"])
+@pytest.mark.parametrize("options", [{}, {"arrangement": "ldga"}, {"arrangement": "parallel"}, {"ld": "none"}])
+def test_all_pixels_are_related_at_half_the_size(ga: str, options: dict[str, Any]) -> None:
+    """Section III-A, also without v1; by the layers that v1 has: depthwise 3x3 without padding."""
+    net = wake(head(ga=ga, **options))
+    (block,) = (m for m in net.modules() if isinstance(m, NonLocal | Cgnl))
+    shapes: list[torch.Size] = []
+    block.register_forward_pre_hook(lambda _, inputs: shapes.append(inputs[0].shape))
+    assert net([torch.randn(1, c, 15, 20) for c in SPEC.channels])["main"].shape == (1, 3, 15, 20)
+    assert shapes == [(1, 16, 7, 9)]
 
 
 @pytest.mark.parametrize("source", ["both", "key", "query"])
@@ -205,16 +219,22 @@ def test_values_out_of_range_are_refused(options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "smallest_px"),
-    [({"ga": "cgnl"}, 113), ({"ga": "none"}, 113), ({"ga": "cgnl", "ld_downsample": "average"}, 17)],
+    ("options", "smallest_px", "where"),
+    [
+        ({"ld": "v1", "ga": "cgnl"}, 113, "head.ld = v1"),
+        ({"ld": "v1", "ga": "none"}, 113, "head.ld = v1"),
+        ({"ld": "v1", "ga": "cgnl", "ld_downsample": "average"}, 17, "head.ld = v1"),
+        ({"ld": "v2", "ga": "nl"}, 17, "head.ga = nl"),
+        ({"ld": "none", "ga": "cgnl"}, 17, "head.ga = cgnl"),
+    ],
 )
-def test_v1_says_how_large_images_must_be(options: dict[str, Any], smallest_px: int) -> None:
-    net = head(ld="v1", **options).train()
+def test_says_how_large_images_must_be(options: dict[str, Any], smallest_px: int, where: str) -> None:
+    net = head(**options).train()
 
     def features(px: int) -> list[Tensor]:
         return [torch.zeros(1, c, -(-px // 8), -(-px // 8)) for c in SPEC.channels]
 
-    with pytest.raises(UsageError, match=f"at least {smallest_px} px"):
+    with pytest.raises(UsageError, match=rf"\({where}\).*at least {smallest_px} px"):
         net(features(smallest_px - 1))
     assert net(features(smallest_px))["main"].shape[1] == 3
 

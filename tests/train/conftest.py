@@ -1,17 +1,9 @@
-"""A tiny drawn data set and a tiny run on it."""
+"""A tiny run on the tiny drawn data set."""
 
 import pytest
+from tiny_run import TINY
 
 from rayseg import config as configs
-
-TINY = {
-    "backbone": {"name": "resnet10t", "output_stride": 16},
-    "head": {"name": "gald", "channels": 16, "kernel_size": 3, "dilation": 1},
-    "loss": {"aux_weight": 0.4},
-    "optim": {"lr": 0.02},
-    "augment": {"crop_px": [48, 48]},
-    "train": {"steps": 6, "batch": 4, "eval_every": 3, "log_every": 1, "precision": "fp32", "shown_images": 2},
-}
 
 
 @pytest.fixture

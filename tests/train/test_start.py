@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from tiny_run import TINY
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rayseg import config as configs
@@ -26,8 +27,6 @@ def train(config, run_dir, runtime=None):
 @pytest.fixture(scope="module")
 def trained(tiny_shards, tmp_path_factory):
     """Build a run of two evaluations, the first of which is called the best: newest and best differ."""
-    from conftest import TINY
-
     folder = tmp_path_factory.mktemp("trained") / "run"
     settings = {"data.shards": str(tiny_shards), "train.steps": 2, "train.eval_every": 1, "optim.lr": 0.05}
     train(configs.from_dict(configs.merged(TINY, settings)), folder)

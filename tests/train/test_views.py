@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from tiny_run import TINY
 from torch import nn
 from torch.nn import functional
 
@@ -185,8 +186,6 @@ OWN = ViewConfig(scales=(0.75, 1.0), flip=True, window_px=(40, 64), stride=0.5)
 @pytest.fixture(scope="module")
 def trained(tiny_shards, tmp_path_factory):
     """Build a run with test settings of its own, and the views that were looked at while it trained."""
-    from conftest import TINY
-
     folder, used, real = tmp_path_factory.mktemp("trained"), [], views.scores
     settings = {"data.shards": str(tiny_shards), "train.steps": 1, "train.eval_every": 1, "test": to_dict(OWN)}
     with pytest.MonkeyPatch.context() as patch:

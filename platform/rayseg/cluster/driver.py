@@ -55,7 +55,7 @@ def run_sweep(sweep: Sweep, options: Options, *, show: Show = print) -> list[tab
         preset,
         algorithm=options.algorithm or preset.algorithm,
         count=options.trials or preset.trials,
-        shards=str(shards),
+        shards=shards,
         settings=options.settings,
     )
     if story and [t.key for t in made] != story.plan["keys"]:
@@ -63,7 +63,8 @@ def run_sweep(sweep: Sweep, options: Options, *, show: Show = print) -> list[tab
             "its trials are not the ones this version draws", folder, "go on with the version that began it"
         )
     show(f"sweep {folder.name}: {preset.about}")
-    card = open_shards(shards, made[0].config.data.val_split).card
+    data = made[0].config.data
+    card = open_shards(shards, data.val_split, data.remote).card
     home.check_card(options.dataset, card.name)
     _show_proof(built(made, card.num_classes), show)
     with holding(folder):

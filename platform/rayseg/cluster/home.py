@@ -142,8 +142,8 @@ def run_path(name: str) -> Path:
     return folder
 
 
-def shards_of(card: str, given: str | None, show: Callable[[str], None]) -> Path:
-    """Give the folder of a card's shards: `given`, else shards/<name> here. A drawn set's are drawn the first time.
+def shards_of(card: str, given: str | None, show: Callable[[str], None]) -> str:
+    """Give the folder of a card's shards: `given`, also a URL, else shards/<name> here, where a drawn set's are drawn.
 
     Raises:
         DataError: there are none, and they cannot be drawn.
@@ -153,7 +153,7 @@ def shards_of(card: str, given: str | None, show: Callable[[str], None]) -> Path
     from rayseg.train.progress import Steps
 
     if given is not None:
-        return Path(given).absolute()
+        return given if ":" in given else str(Path(given).absolute())
     chosen = cards.load(card)
     folder = root() / "shards" / chosen.name
     if not folder.exists() and chosen.generated is None:
@@ -163,7 +163,7 @@ def shards_of(card: str, given: str | None, show: Callable[[str], None]) -> Path
         show(f"drawing the data set {chosen.name} once: {folder}")
         tick = Steps(f"drawing {chosen.name}", show).tick
         shards.write(chosen, None, folder, workers=os.cpu_count() or 1, progress=tick)
-    return folder
+    return str(folder)
 
 
 def check_card(asked: str | None, found: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rayseg import config as configs
+from rayseg import losses, segmenter
 from rayseg import recipe as recipes
 from rayseg.cluster import home
 from rayseg.cluster.launch import FAILED, Job
@@ -30,7 +31,7 @@ def train_one(
     *,
     recipe: str,
     dataset: str | None,
-    shards: Path | None,
+    shards: str | None,
     run_dir: Path | None,
     settings: Mapping[str, Any],
     show: Show,
@@ -38,10 +39,14 @@ def train_one(
 ) -> review.Summary | None:
     """Train one run from a recipe, or go on with the one in `run_dir`; None where it was paused."""
     base = recipes.load(recipe)
-    where = home.shards_of(dataset or base.dataset, str(shards) if shards else None, show)
-    config = configs.from_dict(configs.merged(base.run, {"data.shards": str(where), **settings}), recipe)
-    card = open_shards(where, config.data.val_split).card.name
+    where = home.shards_of(dataset or base.dataset, shards, show)
+    config = configs.from_dict(configs.merged(base.run, {"data.shards": where, **settings}), recipe)
+    shown = open_shards(config.data.shards, config.data.val_split, config.data.remote).card
+    card, num_classes = shown.name, shown.num_classes
     home.check_card(dataset, card)
+    # A model or a loss that cannot be built is refused before the run has a folder.
+    model = segmenter.skeleton(config.model(num_classes))
+    losses.for_model(config.loss, model, ignore_index=shown.ignore_index, num_classes=num_classes)
     name = f"{config.head.name}-{Path(recipe).stem}-{datetime.now():%Y%m%d-%H%M%S}"
     folder = (run_dir or home.run_path(name)).absolute()
     experiment = f"{config.head.name}-{card}"

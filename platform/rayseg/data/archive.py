@@ -1,12 +1,15 @@
 """The tar inside: plain USTAR whose every byte follows from the members' names, sizes and data.
 
-WebDataset and `tar` read it. A header that is not byte for byte what `header` gives is damage, so links, sparse
+A sample is three members: `KEY.png` (or jpg, webp), `KEY.mask.png` and `KEY.json`, which says what the index says of
+it. WebDataset and `tar` read it. A header that is not byte for byte what `header` gives is damage, so links, sparse
 members, PAX records and paths need no rules of their own.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import tarfile
 from pathlib import Path
 from types import TracebackType
@@ -14,11 +17,8 @@ from typing import Self
 
 from rayseg.data.audit import Audited
 from rayseg.data.index import Row
-from rayseg.data.manifest import ShardFile
-
-SHARD_BYTES = 64 * 2**20
-SHARD_SAMPLES = 256
-"""A shard ends at the first of both: small enough to fetch again, large enough that a set is no swarm of files."""
+from rayseg.data.manifest import MAX_SHARD_BYTES, ShardFile
+from rayseg.errors import DataError
 
 
 def image_name(key: str, extension: str) -> str:
@@ -29,6 +29,19 @@ def image_name(key: str, extension: str) -> str:
 def mask_name(key: str) -> str:
     """Name the mask's member; WebDataset groups it with the image by what stands before the first dot."""
     return f"{key}.mask.png"
+
+
+def description_name(key: str) -> str:
+    """Name the description's member."""
+    return f"{key}.json"
+
+
+def description(row: Row) -> bytes:
+    """Describe a sample for those who read a shard without its index."""
+    *classes, ignored = row.class_pixels.tolist()
+    words = {"key": row.key, "split": row.split, "height": row.height, "width": row.width}
+    counts = {"class_pixels": classes, "ignored_pixels": ignored, "unknown_pixels": row.unknown_pixels}
+    return json.dumps(words | counts | {"sha256": row.sha256.hex()}, separators=(",", ":")).encode()
 
 
 def header(name: str, size: int) -> bytes:
@@ -50,26 +63,49 @@ def end(size: int) -> bytes:
 
 
 class Writer:
-    """Writes one split's samples to `<split>-NNNNNN.tar` in `folder`, and each finished tar's size and hash to `files`.
+    """Writes one shard to a file that must not exist; a context manager that closes it."""
 
-    A context manager: on leaving without an error it ends the last tar.
-    """
-
-    def __init__(self, folder: Path, split: str, files: dict[str, ShardFile]) -> None:
-        self._folder, self._split, self._files = folder, split, files
-        self._open(0)
+    def __init__(self, path: Path, split: str, shard: str) -> None:
+        self._split, self._shard, self._size = split, shard, 0
+        self._file, self._hash = open(path, "xb"), hashlib.sha256()  # noqa: SIM115
 
     def add(self, sample: Audited) -> Row:
         """Append a sample and say where it lies."""
-        image, mask = sample.image, sample.mask
-        if self._samples and (self._samples >= SHARD_SAMPLES or self._size + len(image) + len(mask) > SHARD_BYTES):
-            self._finish()
-            self._open(self._number + 1)
+        image, mask = sample.image, sample.mask.mask
         image_offset = self._member(image_name(sample.key, sample.extension), image)
         mask_offset = self._member(mask_name(sample.key), mask)
-        self._samples += 1
-        place = (sample.key, self._split, self._name, image_offset, len(image), mask_offset, len(mask))
-        return Row(*place, sample.extension, sample.height, sample.width, sample.class_pixels, sample.sha256)
+        row = Row(
+            key=sample.key,
+            split=self._split,
+            shard=self._shard,
+            image_offset=image_offset,
+            image_size=len(image),
+            mask_offset=mask_offset,
+            mask_size=len(mask),
+            image_ext=sample.extension,
+            height=sample.height,
+            width=sample.width,
+            unknown_pixels=sample.mask.unknown_pixels,
+            class_pixels=sample.class_pixels,
+            sha256=hashlib.sha256(image + mask).digest(),
+            source_sha256=sample.source_sha256,
+            pixels_sha256=sample.pixels_sha256,
+        )
+        self._member(description_name(sample.key), description(row))
+        return row
+
+    def finish(self) -> ShardFile:
+        """End the tar and bring it to the disk.
+
+        Raises:
+            DataError: it became larger than a shard may be.
+        """
+        self._put(end(self._size))
+        if self._size > MAX_SHARD_BYTES:
+            raise DataError(f"shard of {self._size} bytes", self._shard, "code its images smaller: --image jpeg:95")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return ShardFile(size=self._size, sha256=self._hash.hexdigest())
 
     def __enter__(self) -> Self:
         return self
@@ -77,14 +113,7 @@ class Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self._finish()
         self._file.close()
-
-    def _open(self, number: int) -> None:
-        self._number, self._samples, self._size = number, 0, 0
-        self._name = f"{self._split}-{number:06d}.tar"
-        self._file, self._hash = open(self._folder / self._name, "xb"), hashlib.sha256()  # noqa: SIM115
 
     def _member(self, name: str, data: bytes) -> int:
         self._put(header(name, len(data)))
@@ -97,8 +126,3 @@ class Writer:
         self._file.write(data)
         self._hash.update(data)
         self._size += len(data)
-
-    def _finish(self) -> None:
-        self._put(end(self._size))
-        self._file.close()
-        self._files[self._name] = ShardFile(size=self._size, sha256=self._hash.hexdigest())

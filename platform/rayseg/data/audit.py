@@ -10,27 +10,32 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rayseg.data import images
+from rayseg.data import duplicates, images, recode
 from rayseg.data.card import Card
+from rayseg.data.images import Pixels
 from rayseg.data.index import Index, Ints
+from rayseg.data.labels import Coded
 from rayseg.data.pairs import Drawn, Pair
 from rayseg.errors import DataError
 
 
 class Audited(NamedTuple):
-    """A checked pair, ready to be written. `sha256` is over the image's bytes and then the mask's."""
+    """A checked pair, ready to be written; the hashes are those of `index.Row`."""
 
     key: str
     image: bytes
     extension: str
-    mask: bytes
+    mask: Coded
     height: int
     width: int
     class_pixels: Ints
-    sha256: bytes
+    source_sha256: bytes
+    pixels_sha256: bytes
 
 
-def in_order(members: Iterable[Pair | Drawn], card: Card, workers: int) -> Generator[Audited, None, None]:
+def in_order(
+    members: Iterable[Pair | Drawn], card: Card, image_coding: str, *, workers: int
+) -> Generator[Audited, None, None]:
     """Audit pairs in threads, a few ahead, and give them in order.
 
     Measured: Pillow decodes outside the interpreter's lock (250 PNGs/s with one thread, 502 with two), so processes
@@ -40,7 +45,7 @@ def in_order(members: Iterable[Pair | Drawn], card: Card, workers: int) -> Gener
     pool = ThreadPoolExecutor(workers, thread_name_prefix="rayseg-audit")
     try:
         for pair in members:
-            waiting.append(pool.submit(check, pair, card))
+            waiting.append(pool.submit(check, pair, card, image_coding))
             if len(waiting) > 2 * workers:
                 yield waiting.popleft().result()
         while waiting:
@@ -49,21 +54,29 @@ def in_order(members: Iterable[Pair | Drawn], card: Card, workers: int) -> Gener
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def check(pair: Pair | Drawn, card: Card) -> Audited:
-    """Read and check one pair.
+def check(pair: Pair | Drawn, card: Card, image_coding: str = recode.KEEP) -> Audited:
+    """Read and check one pair, and code its image as asked.
 
     Raises:
         DataError: the image or the mask is not what the card promises; the file is named.
     """
-    image, mask = pair.load()
-    height, width = images.check_image(image, pair.image)
-    labels = images.check_mask(mask, pair.mask)
+    image, source_mask = pair.source()
+    pixels, mask = images.check_image(image, pair.image), pair.coded(source_mask)
+    height, width = pixels.shape[:2]
+    labels = images.check_mask(mask.mask, pair.mask)
     if labels.shape != (height, width):
         sizes = f"mask is {labels.shape[0]}x{labels.shape[1]}, its image {height}x{width}"
         raise DataError(sizes, pair.mask, "give both the same height and width")
     counts = images.count_classes(labels, card.num_classes, card.ignore_index, pair.mask)
-    extension = images.extension(image, pair.image)
-    return Audited(pair.key, image, extension, mask, height, width, counts, hashlib.sha256(image + mask).digest())
+    stored = image if image_coding == recode.KEEP else recode.encode(pixels, image_coding, pair.image)
+    extension, source = images.extension(stored, pair.image), hashlib.sha256(image + source_mask).digest()
+    return Audited(pair.key, stored, extension, mask, height, width, counts, source, _of_pixels(pixels))
+
+
+def _of_pixels(pixels: Pixels) -> bytes:
+    total = hashlib.sha256(f"{pixels.shape}".encode())
+    total.update(np.ascontiguousarray(pixels).data)
+    return total.digest()
 
 
 def refuse_empty_splits(table: Index, card: Card) -> None:
@@ -74,27 +87,39 @@ def refuse_empty_splits(table: Index, card: Card) -> None:
 
 
 def warnings(table: Index, card: Card, samples: Mapping[str, int]) -> tuple[str, ...]:
-    """Say what is odd but no fault: an unexpected number of samples, a class never seen, a sample seen twice."""
-    return (*_unexpected(card, samples), *_never_seen(table, card), *_seen_twice(table))
+    """Say what is odd but no fault: samples missing, pictures twice, labels without a class, classes never seen."""
+    return (*_unexpected(card, samples), *_seen_twice(table), *_unknown(table), *_never_seen(table, card))
 
 
 def _unexpected(card: Card, samples: Mapping[str, int]) -> Iterator[str]:
     for name, split in card.splits.items():
-        if split.expected is not None and samples[name] != split.expected:
+        if name in samples and split.expected is not None and samples[name] != split.expected:
             yield f"{name}: {samples[name]} samples where the card expects {split.expected}"
 
 
 def _never_seen(table: Index, card: Card) -> Iterator[str]:
     for name in dict.fromkeys(table.split):
         pixels = table.class_pixels[table.split == name].sum(0)[:-1]
-        for label in np.flatnonzero(pixels == 0):
-            yield f"{name}: no pixel of class '{card.class_names[label]}'"
+        never = [f"'{card.class_names[label]}'" for label in np.flatnonzero(pixels == 0)]
+        if never:
+            number = "class" if len(never) == 1 else f"{len(never)} classes:"
+            yield f"{name}: no pixel of {number} {', '.join(never[:4])}{', ...' if len(never) > 4 else ''}"
+
+
+def _unknown(table: Index) -> Iterator[str]:
+    for name in dict.fromkeys(table.split):
+        pixels = table.unknown_pixels[table.split == name]
+        if pixels.any():
+            share = pixels.sum() / table.class_pixels[table.split == name].sum()
+            yield f"{name}: {share:.2%} of all pixels, in {(pixels > 0).sum()} samples, store what no class is; ignored"
 
 
 def _seen_twice(table: Index) -> Iterator[str]:
-    _, first, group = np.unique(table.sha256, axis=0, return_index=True, return_inverse=True)
-    twins = np.flatnonzero(first[group] != np.arange(len(table)))
-    for row in twins[:1]:
-        one = first[group[row]]
-        places = f"{table.split[row]}/{table.key[row]} equals {table.split[one]}/{table.key[one]}"
-        yield f"{len(twins)} samples are there twice under two keys, such as {places}"
+    """Name pictures that are there twice: within a split they weigh double, across splits they spoil the score."""
+    for place, groups in duplicates.by_place(duplicates.find(table)).items():
+        samples = sum(len(group.rows) for group in groups)
+        names = " and ".join(f"{table.split[row]}/{table.key[row]}" for row in duplicates.example(groups[0], table))
+        differ = sum(group.masks_differ for group in groups)
+        more = f"; the masks of {differ} differ" if differ else ""
+        occur = "1 picture occurs" if len(groups) == 1 else f"{len(groups)} pictures occur"
+        yield f"{place}: {occur} in {samples} samples, such as {names}{more}"

@@ -7,6 +7,7 @@ stream: with other samples, another seed or another batch, an epoch would no lon
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -33,11 +34,11 @@ class Cursor(Value):
     """Hash of the samples, in their order: keys, and what each one's image and mask are."""
 
 
-def at(plan: Plan, step: int, index: Index) -> Cursor:
-    """Say where the stream stands before `step`."""
+def at(plan: Plan, step: int, data: str) -> Cursor:
+    """Say where the stream of the samples whose `digest` is `data` stands before `step`."""
     epoch, offset = divmod(step * plan.global_batch, plan.samples)
     same = {name: getattr(plan, name) for name in ("samples", "global_batch", "seed", "mixed_shards")}
-    return Cursor(step=step, epoch=epoch, offset=offset, data=digest(index), **same)
+    return Cursor(step=step, epoch=epoch, offset=offset, data=data, **same)
 
 
 def digest(index: Index) -> str:
@@ -50,13 +51,13 @@ def digest(index: Index) -> str:
 _FIXES = {
     "data": "give it the shards that it was trained on",
     "samples": "give it the shards that it was trained on",
-    "mixed_shards": "set data.shuffle_shards as it was",
+    "mixed_shards": "set data.mixed_shards as it was",
     "seed": "give it the same seed",
     "global_batch": "give it the same train.batch",
 }
 
 
-def refuse_another(saved: dict[str, Any], here: Cursor, where: object) -> None:
+def refuse_another(saved: Mapping[str, Any], here: Cursor, where: object) -> None:
     """Refuse to go on from a saved cursor in another stream.
 
     Raises:

@@ -19,15 +19,19 @@ _FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 def size(data: Bytes, where: object) -> tuple[int, int]:
-    """Read height and width of a PNG or a JPEG.
+    """Read height and width of a PNG, a JPEG or a WebP.
 
     Raises:
-        DataError: neither of them, or its header is damaged.
+        DataError: none of them, or its header is damaged.
     """
     try:
+        if bytes(data[:4]) == b"RIFF":
+            return _webp(data)
         return _png(data) if bytes(data[:8]) == PNG else _jpeg(data)
     except (struct.error, IndexError, ValueError):
-        raise DataError("no PNG or JPEG header", where, "run `rayseg verify` on the folder, and shard again") from None
+        raise DataError(
+            "no PNG, JPEG or WebP header", where, "run `rayseg verify` on the folder, and shard again"
+        ) from None
 
 
 def _png(data: Bytes) -> tuple[int, int]:
@@ -35,6 +39,20 @@ def _png(data: Bytes) -> tuple[int, int]:
         raise ValueError
     width, height = struct.unpack_from(">II", data, 16)
     return height, width
+
+
+def _webp(data: Bytes) -> tuple[int, int]:
+    """Read the first chunk of the three kinds: lossy, lossless, or a canvas of either."""
+    kind, start = bytes(data[8:16]), bytes(data[20:30])
+    if kind == b"WEBPVP8 " and start[3:6] == b"\x9d\x01\x2a":
+        width, height = struct.unpack_from("<HH", start, 6)
+        return height & 0x3FFF, width & 0x3FFF
+    if kind == b"WEBPVP8L" and start[0] == 0x2F:
+        bits = struct.unpack_from("<I", start, 1)[0]
+        return (bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1
+    if kind == b"WEBPVP8X" and len(start) == 10:
+        return 1 + int.from_bytes(start[7:10], "little"), 1 + int.from_bytes(start[4:7], "little")
+    raise ValueError
 
 
 def _jpeg(data: Bytes) -> tuple[int, int]:

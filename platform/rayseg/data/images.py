@@ -1,6 +1,6 @@
 """Image files: checked to the last pixel before they enter a shard (Pillow), decoded fast when they leave it (OpenCV).
 
-Pillow's PNG and JPEG classes are called by name: `Image.open` would try forty formats, and would warn about large
+Pillow's PNG, JPEG and WebP classes are called by name: `Image.open` would try forty formats, and would warn about large
 images on a stream of its own before this file has refused them.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import JpegImagePlugin, PngImagePlugin
+from PIL import JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 from PIL.ImageFile import ImageFile
 
 from rayseg.errors import DataError
@@ -24,25 +24,29 @@ PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _READERS: dict[str, Callable[[io.BytesIO], ImageFile]] = {
     "png": PngImagePlugin.PngImageFile,
     "jpg": JpegImagePlugin.JpegImageFile,
+    "webp": WebPImagePlugin.WebPImageFile,
 }
+EXTENSIONS = tuple(_READERS)
 _PNG_DEPTH, _PNG_COLOUR = 24, 25
 """Where a PNG's header keeps bits a channel and the colour type (0 grey, 2 RGB, 3 palette)."""
 _EXIF_ORIENTATION = 0x0112
 
 
 def extension(data: Bytes, where: object) -> str:
-    """Tell from the first bytes whether the file is `png` or `jpg`; its name may lie.
+    """Tell from the first bytes whether the file is `png`, `jpg` or `webp`; its name may lie.
 
     Raises:
-        DataError: it is neither.
+        DataError: it is none of them.
     """
     start = bytes(data[:12])
     if start.startswith(PNG):
         return "png"
     if start.startswith(_JPEG):
         return "jpg"
+    if start[:4] == b"RIFF" and start[8:] == b"WEBP":
+        return "webp"
     found = f"it starts with {start!r}" if start else "it is empty"
-    raise DataError(f"neither PNG nor JPEG: {found}", where, "give an 8-bit PNG or JPEG, or leave the sample out")
+    raise DataError(f"neither PNG nor JPEG nor WebP: {found}", where, "give an 8-bit PNG or JPEG, or leave it out")
 
 
 def size(data: Bytes, where: object) -> tuple[int, int]:
@@ -50,20 +54,20 @@ def size(data: Bytes, where: object) -> tuple[int, int]:
     return _checked_size(_opened(data, where), where)
 
 
-def check_image(data: bytes, where: object) -> tuple[int, int]:
-    """Decode the whole image with every checksum in it, and give its height and width.
+def check_image(data: bytes, where: object) -> Pixels:
+    """Decode the whole image, with every checksum in it, to `(H, W, 3)` RGB.
 
     Raises:
         DataError: damaged, larger than 64 megapixels, animated, turned by EXIF, or not 8-bit RGB or grey.
     """
     image = _opened(data, where)
-    height_width = _checked_size(image, where)
+    _checked_size(image, where)
     if image.mode not in ("RGB", "L") or (extension(data, where) == "png" and data[_PNG_DEPTH] != 8):
         bits = f"{data[_PNG_DEPTH]}-bit " if data.startswith(PNG) else ""
         raise DataError(f"image is {bits}{image.mode}", where, "convert it to 8-bit RGB")
     if _orientation(_decoded(data, image, where)) != 1:
         raise DataError("image is turned by its EXIF tag", where, "turn the pixels themselves, so that the mask fits")
-    return height_width
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"), np.uint8)
 
 
 def stored_mask(data: bytes, where: object) -> bytes:
@@ -121,9 +125,7 @@ def count_classes(mask: Pixels, num_classes: int, ignore_index: int, where: obje
 
 def decode_image(data: Bytes, where: object) -> Pixels:
     """Decode to `(H, W, 3)` RGB. EXIF is ignored: no turned image enters a shard."""
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    image = _decode(data, flags, where)
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image).astype(np.uint8, copy=False)
+    return _decode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION, where)
 
 
 def decode_mask(data: Bytes, where: object) -> Pixels:

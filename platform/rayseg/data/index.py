@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from rayseg.data.images import MAX_PIXELS
+from rayseg.data.images import EXTENSIONS, MAX_PIXELS
 from rayseg.data.manifest import KEY, MANIFEST, MAX_FILE_BYTES, Manifest, broken
 
 TABLE = "index.parquet"
@@ -28,7 +28,12 @@ Texts = NDArray[np.object_]
 
 
 class Row(NamedTuple):
-    """A sample: where its bytes lie in its shard, what they decode to, and their hash (image, then mask)."""
+    """A sample: where its bytes lie in its shard, what they decode to, and three hashes.
+
+    `class_pixels` counts each class and, last, the ignored pixels; `unknown_pixels` of those hold a value or colour
+    that the card does not know. `sha256` is over the stored bytes (image, then mask), `source_sha256` over the source
+    files' (image, then mask), `pixels_sha256` over the source image's pixels: equal for one picture in two files.
+    """
 
     key: str
     split: str
@@ -40,13 +45,16 @@ class Row(NamedTuple):
     image_ext: str
     height: int
     width: int
+    unknown_pixels: int
     class_pixels: Ints
     sha256: bytes
+    source_sha256: bytes
+    pixels_sha256: bytes
 
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """The rows by column. `class_pixels` is `(n, C+1)`, the ignored pixels last; `sha256` is `(n, 32)` bytes."""
+    """The rows by column. `class_pixels` is `(n, C+1)`, the ignored pixels last; hashes are `(n, 32)` bytes."""
 
     key: Texts
     split: Texts
@@ -58,8 +66,11 @@ class Index:
     image_ext: Texts
     height: Ints
     width: Ints
+    unknown_pixels: Ints
     class_pixels: Ints
     sha256: NDArray[np.uint8]
+    source_sha256: NDArray[np.uint8]
+    pixels_sha256: NDArray[np.uint8]
 
     def __len__(self) -> int:
         return len(self.key)
@@ -68,17 +79,29 @@ class Index:
         """Keep the chosen rows."""
         return Index(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
 
+    def row(self, position: int) -> Row:
+        """Give one row."""
+        values = {name: getattr(self, name)[position] for name in Row._fields}
+        plain = {name: value.tobytes() if name in HASHES else value for name, value in values.items()}
+        numbers = {name: int(value) for name, value in plain.items() if isinstance(value, np.integer)}
+        return Row(**plain | numbers | {name: str(plain[name]) for name in _TEXTS})
 
+
+HASHES = ("sha256", "source_sha256", "pixels_sha256")
 _TEXTS = ("key", "split", "shard", "image_ext")
 
 
 def from_rows(rows: Sequence[Row]) -> Index:
     """Turn rows into columns."""
     columns: dict[str, Any] = {name: [getattr(row, name) for row in rows] for name in Row._fields}
-    hashes = np.frombuffer(b"".join(columns.pop("sha256")), np.uint8).reshape(-1, 32)
+    hashes: dict[str, Any] = {name: _as_bytes(columns.pop(name)) for name in HASHES}
     kinds: dict[str, type] = dict.fromkeys(_TEXTS, object)
     arrays: dict[str, Any] = {name: np.array(column, kinds.get(name, np.int64)) for name, column in columns.items()}
-    return Index(**arrays, sha256=hashes)
+    return Index(**arrays, **hashes)
+
+
+def _as_bytes(hashes: Sequence[bytes]) -> NDArray[np.uint8]:
+    return np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, 32)
 
 
 def digest(index: Index) -> str:
@@ -120,13 +143,14 @@ def _to_table(index: Index) -> pa.Table:
     arrays = {name: getattr(index, name) for name in Row._fields}
     width = index.class_pixels.shape[1]
     arrays["class_pixels"] = pa.FixedSizeListArray.from_arrays(pa.array(index.class_pixels.ravel()), width)
-    arrays["sha256"] = pa.array([row.tobytes() for row in index.sha256], pa.binary(32))
+    for name in HASHES:
+        arrays[name] = pa.array([row.tobytes() for row in arrays[name]], pa.binary(32))
     return pa.table(arrays, schema=_schema(width))
 
 
 def _schema(width: int) -> pa.Schema:
     types = dict.fromkeys(Row._fields, pa.int64()) | dict.fromkeys(_TEXTS, pa.string())
-    types |= {"class_pixels": pa.list_(pa.int64(), width), "sha256": pa.binary(32)}
+    types |= {"class_pixels": pa.list_(pa.int64(), width)} | dict.fromkeys(HASHES, pa.binary(32))
     return pa.schema([pa.field(name, kind) for name, kind in types.items()])
 
 
@@ -147,10 +171,11 @@ def _read_table(path: Path, manifest: Manifest) -> pa.Table:
 def _from_table(table: pa.Table, path: Path) -> Index:
     if any(column.null_count for column in table.columns):
         raise broken("a value is missing", path)
-    columns: dict[str, Any] = {name: table[name].to_numpy() for name in Row._fields[:-2]}
+    plain = [name for name in Row._fields if name not in ("class_pixels", *HASHES)]
+    columns: dict[str, Any] = {name: table[name].to_numpy() for name in plain}
+    columns |= {name: _as_bytes(table[name].to_pylist()) for name in HASHES}
     pixels = table["class_pixels"].combine_chunks().flatten().to_numpy()
-    hashes = np.frombuffer(b"".join(table["sha256"].to_pylist()), np.uint8)
-    return Index(**columns, class_pixels=pixels.reshape(len(table), -1), sha256=hashes.reshape(-1, 32))
+    return Index(**columns, class_pixels=pixels.reshape(len(table), -1))
 
 
 def _check(index: Index, manifest: Manifest, path: Path) -> None:
@@ -177,5 +202,6 @@ def _sane(index: Index, manifest: Manifest) -> NDArray[np.bool_]:
     sane &= index.height * index.width <= MAX_PIXELS
     sane &= (index.class_pixels >= 0).all(1) & (index.class_pixels <= MAX_PIXELS).all(1)
     sane &= index.class_pixels.sum(1) == index.height * index.width
+    sane &= (index.unknown_pixels >= 0) & (index.unknown_pixels <= index.class_pixels[:, -1])
     keys = [bool(re.fullmatch(KEY, key)) for key in index.key]
-    return sane & np.array(keys) & np.isin(index.image_ext.astype(str), ("png", "jpg"))
+    return sane & np.array(keys) & np.isin(index.image_ext.astype(str), EXTENSIONS)

@@ -7,7 +7,7 @@ source is just that already, its own bytes are kept.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +19,23 @@ from rayseg.errors import DataError
 
 Table = NDArray[np.int16]
 UNKNOWN = -1
+MOST_NAMED = 32
+"""How many of a mask's unknown values or colours are told apart: a soft brush leaves thousands."""
+
+
+class Coded(NamedTuple):
+    """A mask as it is stored, and what the source holds that the card does not know: pixels by value or colour.
+
+    Such pixels are ignored ones. `unknown` has the most frequent; `unknown_pixels` counts all of them.
+    """
+
+    mask: bytes
+    unknown: dict[str, int]
+    unknown_pixels: int
 
 
 class Coding:
-    """A card's coding: `stored_mask` gives a mask file as it is stored."""
+    """A card's coding: `coded` gives a mask file as it is stored."""
 
     def __init__(self, card: Card) -> None:
         self._by_color, self._variable = card.labels.coding == "color", card.labels.variable
@@ -32,6 +45,10 @@ class Coding:
         self._as_it_is = not self._by_color and self._other == UNKNOWN and all(k == v for k, v in sources.items())
 
     def stored_mask(self, data: bytes, where: object) -> bytes:
+        """Give the mask of `coded` alone."""
+        return self.coded(data, where).mask
+
+    def coded(self, data: bytes, where: object) -> Coded:
         """Give a mask, the bytes of a PNG or a MAT-file, as a grey PNG of labels.
 
         Raises:
@@ -40,15 +57,17 @@ class Coding:
         if self._variable is not None and not data.startswith(images.PNG):
             return self._encoded(_whole(mat.read(data, self._variable, where), where), where)
         if self._as_it_is:
-            return images.stored_mask(data, where)
+            return Coded(images.stored_mask(data, where), {}, 0)
         return self._encoded(images.check_colors(data, where) if self._by_color else _indices(data, where), where)
 
-    def _encoded(self, stored: NDArray[Any], where: object) -> bytes:
+    def _encoded(self, stored: NDArray[Any], where: object) -> Coded:
         labels = _of_colors(stored, self._known) if self._by_color else _of_values(stored, self._known)
         unknown = labels == UNKNOWN
-        if unknown.any() and self._other == UNKNOWN:
-            raise self._stranger(stored[unknown], where)
-        return images.encode_png(np.where(unknown, self._other, labels).astype(np.uint8))
+        strangers = stored[unknown]
+        if len(strangers) and self._other == UNKNOWN:
+            raise self._stranger(strangers, where)
+        mask = images.encode_png(np.where(unknown, self._other, labels).astype(np.uint8))
+        return Coded(mask, _counted(strangers), len(strangers))
 
     def _stranger(self, stored: NDArray[Any], where: object) -> DataError:
         found = np.unique(stored, axis=0).tolist()
@@ -56,6 +75,16 @@ class Coding:
         what = f"mask has {'colour' if self._by_color else 'value'} {few}{', ...' if len(found) > 4 else ''}"
         fix = "the card names no class for it: mend the mask, or the card's classes or [labels]"
         return DataError(f"{what} in {len(stored)} pixels", where, fix)
+
+
+def _counted(strangers: NDArray[Any]) -> dict[str, int]:
+    """Count the most frequent values, written `7`, or colours, written `12,201,3`."""
+    if not len(strangers):
+        return {}
+    found, pixels = np.unique(strangers, axis=0, return_counts=True)
+    most = np.argsort(-pixels, kind="stable")[:MOST_NAMED]
+    names = [",".join(map(str, np.atleast_1d(one).tolist())) for one in found[most]]
+    return dict(zip(names, pixels[most].tolist(), strict=True))
 
 
 def _indices(data: bytes, where: object) -> Pixels:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from rayseg.data import recode
 from rayseg.data.card import Card, Name
 from rayseg.errors import DataError, UsageError
 from rayseg.schema import Value, parse, to_dict
 
-MANIFEST = "dataset.json"
-VERSION = 1
+MANIFEST, PAGE = "dataset.json", "audit.html"
+VERSION = 2
 MAX_SHARD_BYTES, MAX_FILE_BYTES = 2**31, 64 * 2**20
+MOST_UNKNOWN = 32
+"""How many unknown values or colours of a split are named."""
 KEY = r"[A-Za-z0-9_-]{1,90}"
 """What WebDataset reads back whole: it cuts a name at the first dot; USTAR has room for 100 with `.mask.png`."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -22,21 +26,36 @@ ShardName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*-\d{6}\.tar$")]
 
 
 class ShardFile(Value):
-    """A shard as it was written."""
+    """A shard, or the audit page, as it was written."""
 
     size: Annotated[int, Field(gt=0, le=MAX_SHARD_BYTES)]
     sha256: Sha256
 
 
 class Manifest(Value):
-    """`dataset.json`: the card, how many samples each split has, each shard's size and hash, the hash of the rows."""
+    """`dataset.json`: what the folder holds, and the hash of everything in it.
+
+    The card and its hash, how images are coded (`recode`) and by what, how many samples each split has, each shard's
+    size and hash, the hash of the index's rows, the audit page's size and hash, and by split the values or colours
+    that the masks hold and the card does not know, with their pixels (the most frequent).
+    """
 
     format: Literal["rayseg-shards"] = "rayseg-shards"
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     card: Card
+    card_sha256: Sha256
+    image: Annotated[str, Field(pattern=recode.PATTERN)]
+    encoder: str | None
     samples: Annotated[dict[Name, Annotated[int, Field(ge=1)]], Field(min_length=1)]
     shards: Annotated[dict[ShardName, ShardFile], Field(min_length=1)]
     rows_sha256: Sha256
+    page: ShardFile
+    unknown: dict[Name, dict[str, Annotated[int, Field(ge=1)]]] = {}
+
+
+def card_sha256(card: Card) -> str:
+    """Hash a card: what it says, not how its file is written."""
+    return hashlib.sha256(json.dumps(to_dict(card), sort_keys=True).encode()).hexdigest()
 
 
 def write(folder: Path, manifest: Manifest) -> None:
@@ -60,11 +79,15 @@ def read(folder: Path) -> Manifest:
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise broken(f"cannot be read: {type(error).__name__}: {error}", path) from None
     if version != VERSION:
-        raise DataError(f"format version {version!r:.20}", path, f"this rayseg reads {VERSION}: shard the data again")
+        fix = f"this rayseg reads {VERSION}: remove the folder and shard the data again"
+        raise DataError(f"format version {version!r:.20}", path, fix)
     try:
-        return parse(Manifest, mapping, path)
+        whole = parse(Manifest, mapping, path)
     except UsageError as error:
         raise broken(error.what, path) from None
+    if card_sha256(whole.card) != whole.card_sha256:
+        raise broken("the card is not the one that was written", path)
+    return whole
 
 
 def check_sizes(folder: Path, manifest: Manifest, split: str | None = None) -> None:

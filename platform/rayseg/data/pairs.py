@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from itertools import pairwise
@@ -10,7 +11,7 @@ from typing import NamedTuple
 
 from rayseg.data import images, names, scenes
 from rayseg.data.card import Card, Generated
-from rayseg.data.labels import Coding
+from rayseg.data.labels import Coded, Coding
 from rayseg.data.manifest import KEY, MAX_FILE_BYTES
 from rayseg.data.split import Split
 from rayseg.errors import DataError, UsageError
@@ -30,7 +31,22 @@ class Pair(NamedTuple):
         Raises:
             DataError: a file cannot be read or is larger than 64 MiB, or the mask is not what the card says.
         """
-        return _read(self.image), self.coding.stored_mask(_read(self.mask), self.mask)
+        image, mask = self.source()
+        return image, self.coded(mask).mask
+
+    def source(self) -> tuple[bytes, bytes]:
+        """Read both files as they lie there."""
+        return _read(self.image), _read(self.mask)
+
+    def coded(self, mask: bytes) -> Coded:
+        """Turn the mask file's bytes into what is stored."""
+        return self.coding.coded(mask, self.mask)
+
+    def signature(self) -> tuple[int, str]:
+        """Give the bytes of both files together, and a text that changes when one of them is written to or replaced."""
+        found = [_stat(path) for path in (self.image, self.mask)]
+        marks = [f"{s.st_ino} {s.st_size} {s.st_mtime_ns} {s.st_ctime_ns}" for s in found]
+        return sum(s.st_size for s in found), " ".join([self.key, *marks])
 
 
 class Drawn(NamedTuple):
@@ -56,6 +72,18 @@ class Drawn(NamedTuple):
         """Draw image and mask and encode both as PNG."""
         image, mask = scenes.draw(self.seed, self.number, height=self.height, width=self.width)
         return images.encode_png(image), images.encode_png(mask)
+
+    def source(self) -> tuple[bytes, bytes]:
+        """Draw both, as `load` does: there are no files."""
+        return self.load()
+
+    def coded(self, mask: bytes) -> Coded:
+        """Take the mask as it was drawn."""
+        return Coded(mask, {}, 0)
+
+    def signature(self) -> tuple[int, str]:
+        """Give a bound of the bytes of both, and what they are drawn from."""
+        return 3 * self.height * self.width, " ".join(map(str, self))
 
 
 Pairs = dict[str, list[Pair | Drawn]]
@@ -159,10 +187,21 @@ def _refuse_overlap(found: Pairs) -> None:
                 raise DataError(f"key '{pair.key}' is in {split} and, as {twin.image}, in {other}", pair.image, fix)
 
 
+def _stat(path: Path) -> os.stat_result:
+    try:
+        return path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
 def _read(path: Path) -> bytes:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise DataError(f"file of {path.stat().st_size} bytes", path, f"at most {MAX_FILE_BYTES // 2**20} MiB")
         return path.read_bytes()
     except OSError as error:
-        raise DataError(f"cannot read the file: {error.strerror}", path, "mend its permissions, or fetch it") from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    return DataError(f"cannot read the file: {error.strerror}", path, "mend its permissions, or fetch it")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rayseg.data import index, manifest
+from rayseg.data import audit, index, manifest
 from rayseg.data.index import Index
 from rayseg.schema import Value
 
@@ -24,12 +24,14 @@ class SplitSummary(Value):
 
 
 class Summary(Value):
-    """A folder: its card's title and licence, and its splits in the card's order."""
+    """A folder: its card's title and licence, its splits in the card's order, what is odd, and where its page lies."""
 
     name: str
     title: str
     licence: str
     splits: dict[str, SplitSummary]
+    warnings: tuple[str, ...]
+    page: str
 
 
 def summary(folder: str | Path) -> Summary:
@@ -42,7 +44,14 @@ def summary(folder: str | Path) -> Summary:
     table, card = index.read(Path(folder), whole), whole.card
     chosen = {name: np.isin(table.split.astype(str), card.members(name)) for name in card.splits}
     splits = {name: _of_split(table.where(rows), card.class_names) for name, rows in chosen.items()}
-    return Summary(name=card.name, title=card.title, licence=card.licence, splits=splits)
+    return Summary(
+        name=card.name,
+        title=card.title,
+        licence=card.licence,
+        splits=splits,
+        warnings=audit.warnings(table, card, whole.samples),
+        page=str(Path(folder) / manifest.PAGE),
+    )
 
 
 def _of_split(rows: Index, class_names: tuple[str, ...]) -> SplitSummary:

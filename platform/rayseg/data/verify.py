@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from rayseg.data import archive, images, index, manifest
-from rayseg.data.index import Index
-from rayseg.data.manifest import MANIFEST, ShardFile, broken
+from rayseg.data import archive, images, index, manifest, strangers
+from rayseg.data.index import BLOCK, Index, Row
+from rayseg.data.manifest import MANIFEST, PAGE, Manifest, ShardFile, broken
 from rayseg.errors import DataError
 
 
@@ -24,64 +26,123 @@ def verify(folder: str | Path, progress: Callable[[int, int], None] | None = Non
     Raises:
         DataError: the first fault, with the shard and the reason.
     """
+    for fault in faults(folder, progress):
+        raise fault
+
+
+def faults(
+    folder: str | Path, progress: Callable[[int, int], None] | None = None, *, workers: int = 1
+) -> Iterator[DataError]:
+    """Find every damaged file of the folder, with the first reason of each; at most `workers` shards are in memory.
+
+    Raises:
+        DataError: `dataset.json` or the index is damaged, so that nothing else can be said.
+    """
     folder = Path(folder)
     whole = manifest.read(folder)
     table = index.read(folder, whole)
-    if strangers := sorted(path.name for path in folder.glob("*.tar") if path.name not in whole.shards):
-        raise broken(f"a shard that {MANIFEST} does not list", folder / strangers[0])
-    for done, (name, file) in enumerate(whole.shards.items(), start=1):
-        _verify_shard(folder / name, file, table.where(table.shard == name))
-        if progress is not None:
-            progress(done, len(whole.shards))
+    yield from _around(folder, whole)
+    with ThreadPoolExecutor(workers, thread_name_prefix="rayseg-verify") as pool:
+        parts = [(folder / name, file, table.where(table.shard == name)) for name, file in whole.shards.items()]
+        for done, fault in enumerate(pool.map(lambda part: _of_shard(*part), parts), start=1):
+            if fault is not None:
+                yield fault
+            if progress is not None:
+                progress(done, len(parts))
 
 
-def _verify_shard(path: Path, file: ShardFile, rows: Index) -> None:
+def _around(folder: Path, whole: Manifest) -> Iterator[DataError]:
+    for name in sorted(path.name for path in folder.glob("*.tar") if path.name not in whole.shards):
+        yield broken(f"a shard that {MANIFEST} does not list", folder / name)
     try:
-        found = path.stat().st_size
+        data = _read(folder / PAGE, whole.page.size)
+        if ShardFile(size=max(len(data), 1), sha256=hashlib.sha256(data).hexdigest()) != whole.page:
+            yield broken("the audit page changed", folder / PAGE)
+    except DataError as error:
+        yield error
+
+
+def _of_shard(path: Path, file: ShardFile, rows: Index) -> DataError | None:
+    try:
+        data = _read(path, file.size)
+        for fault in _faults(data, file, rows, path):
+            return broken(fault, path)
+        if hashlib.sha256(data).hexdigest() != file.sha256:
+            return broken("bytes between the samples changed", path)
+    except DataError as error:
+        return error
+    return None
+
+
+def _read(path: Path, size: int) -> bytes:
+    """Read what should be there and a little more, however large the file is."""
+    try:
         with path.open("rb") as opened:
-            data = opened.read(found if found == file.size else 512)
+            return opened.read(size + 2 * BLOCK)
     except OSError as error:
-        raise broken(f"cannot read the shard: {error.strerror}", path) from None
-    if found != file.size:
-        raise _wrong_size(path, data, found, file.size, rows)
-    for fault in _faults(memoryview(data), rows, path):
-        raise broken(fault, path)
-    if hashlib.sha256(data).hexdigest() != file.sha256:
-        raise broken("bytes between the samples changed", path)
+        raise broken(f"cannot read the file: {error.strerror}", path) from None
 
 
-def _wrong_size(path: Path, start: bytes, found: int, wanted: int, rows: Index) -> DataError:
-    if not found:
-        return broken("the shard is empty", path)
-    if start[257:262] != b"ustar":
-        return broken(f"no tar: it starts with {start[:24]!r}", path)
-    if found > wanted:
-        return broken(f"{found - wanted} bytes too many: something was appended", path)
-    lost = rows.key[rows.mask_offset + rows.mask_size > found]
-    which = f"{len(lost)} samples from '{lost[0]}' on are lost" if len(lost) else "its end is lost"
-    return broken(f"truncated at {found} of {wanted} bytes: {which}", path)
+class _Place(NamedTuple):
+    """A member as the row has it."""
+
+    name: str
+    offset: int
+    size: int
 
 
-def _faults(data: memoryview, rows: Index, path: Path) -> Iterator[str]:
+def _places(row: Row) -> tuple[_Place, _Place, _Place]:
+    after = row.mask_offset + row.mask_size + len(archive.padding(row.mask_size)) + BLOCK
+    return (
+        _Place(archive.image_name(row.key, row.image_ext), row.image_offset, row.image_size),
+        _Place(archive.mask_name(row.key), row.mask_offset, row.mask_size),
+        _Place(archive.description_name(row.key), after, len(archive.description(row))),
+    )
+
+
+def _faults(data: bytes, file: ShardFile, rows: Index, path: Path) -> Iterator[str]:
     """Walk the tar in the order of the index and name what is not as it was written."""
-    at = 0
-    for row in np.argsort(rows.image_offset):
-        key, extension = str(rows.key[row]), str(rows.image_ext[row])
-        image = (archive.image_name(key, extension), int(rows.image_offset[row]), int(rows.image_size[row]))
-        mask = (archive.mask_name(key), int(rows.mask_offset[row]), int(rows.mask_size[row]))
-        parts = []
-        for name, offset, size in (image, mask):
-            head = archive.header(name, size)
-            if offset != at + len(head):
-                yield f"the index has {name} at byte {offset}, the shard at {at + len(head)}"
-            if data[at:offset] != head:
-                yield f"the header of {name} is damaged"
-            parts.append(bytes(data[offset : offset + size]))
-            at = offset + size + len(archive.padding(size))
-        if hashlib.sha256(b"".join(parts)).digest() != rows.sha256[row].tobytes():
-            yield f"the bytes of sample '{key}' changed"
-        wanted = (int(rows.height[row]), int(rows.width[row]))
-        if any(images.size(part, f"{path}: {key}") != wanted for part in parts):
-            yield f"sample '{key}' is not of the index's size {wanted[0]}x{wanted[1]}"
+    at, seen = 0, set[str]()
+    if fault := strangers.at_start(data):
+        yield fault
+    for row in (rows.row(int(i)) for i in np.argsort(rows.image_offset)):
+        image, mask, text = _places(row)
+        for place in (image, mask, text):
+            if place is text:
+                yield from _of_sample(data, row, f"{path}: {row.key}")
+            if at + BLOCK > len(data):
+                where = f"in the header of {place.name}" if at < len(data) else f"between members, before {place.name}"
+                yield _truncated(data, file, rows, where)
+            if fault := _of_header(data, at, place, seen):
+                yield fault
+            at += BLOCK + place.size + len(archive.padding(place.size))
+            seen.add(place.name)
+            if at > len(data):
+                yield _truncated(data, file, rows, f"in the data of {place.name}")
+        if data[text.offset : text.offset + text.size] != archive.description(row):
+            yield f"the description of sample '{row.key}' changed"
     if data[at:] != archive.end(at):
-        yield "something follows the last sample"
+        short = len(data) < file.size
+        yield _truncated(data, file, rows, "after the last sample") if short else strangers.after(data, at)
+
+
+def _of_header(data: bytes, at: int, place: _Place, seen: set[str]) -> str | None:
+    if fault := strangers.at(data, at, place.name, place.size, seen=seen):
+        return fault
+    if place.offset != at + BLOCK:
+        return f"the index has {place.name} at byte {place.offset}, the shard at {at + BLOCK}"
+    return None
+
+
+def _of_sample(data: bytes, row: Row, where: str) -> Iterator[str]:
+    image, mask = (data[place.offset : place.offset + place.size] for place in _places(row)[:2])
+    if hashlib.sha256(image + mask).digest() != row.sha256:
+        yield f"the bytes of sample '{row.key}' changed"
+    if any(images.size(part, where) != (row.height, row.width) for part in (image, mask)):
+        yield f"sample '{row.key}' is not of the index's size {row.height}x{row.width}"
+
+
+def _truncated(data: bytes, file: ShardFile, rows: Index, where: str) -> str:
+    lost = rows.key[rows.mask_offset + rows.mask_size > len(data)]
+    which = f"{len(lost)} samples from '{lost[0]}' on are lost" if len(lost) else "its end is lost"
+    return f"truncated at {len(data)} of {file.size} bytes, {where}: {which}"

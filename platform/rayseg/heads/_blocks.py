@@ -1,15 +1,28 @@
-"""What three heads share: the normalisation choice, the convolution with norm and ReLU, the layout around a context."""
+"""What the heads share: norms, convolutions with norm and ReLU, resizing, odd kernels, the layout around a context."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import AfterValidator, Field, ValidationInfo
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rayseg.errors import UsageError
+
 Norm = Literal["batch", "group"]
+
+
+def _centred(size: int, info: ValidationInfo) -> int:
+    if size % 2 == 0:
+        raise UsageError(f"{info.field_name} = {size} has no centre", f"head.{info.field_name}", "choose 3, 5 or 7")
+    return size
+
+
+KernelSize = Annotated[int, Field(ge=3), AfterValidator(_centred)]
+"""An option: the width of a window with a pixel in its middle."""
 
 
 def norm_layer(kind: Norm, channels: int) -> nn.Module:
@@ -67,8 +80,24 @@ def conv_norm_relu(
     )
 
 
+def pooled_conv_norm_relu(in_channels: int, out_channels: int, *, norm: Norm, cells: int = 1) -> nn.Sequential:
+    """Average over `cells` x `cells` parts of the map, convolve 1x1 without bias, normalise, ReLU."""
+    return nn.Sequential(
+        nn.AdaptiveAvgPool2d(cells),
+        nn.Conv2d(in_channels, out_channels, 1, bias=False),
+        pooled_norm_layer(norm, out_channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+def resized(x_BCHW: Tensor, like_BDHW: Tensor, *, align_corners: bool = False) -> Tensor:
+    """Interpolate to the height and width of another map, bilinearly."""
+    size = like_BDHW.shape[-2:]
+    return functional.interpolate(x_BCHW, size=size, mode="bilinear", align_corners=align_corners)
+
+
 class ContextFuse(nn.Module):
-    """The layout that CCNet, DANet, OCNet and GALD v1 put around a context module at a reduced width.
+    """The layout of CCNet, which `nonlocal_net`, `cgnl` and GALD v1 also put around a context at a reduced width.
 
     x -> 3x3 -> context -> 3x3 = y, then 3x3 on [x; y]; each 3x3 with norm and ReLU.
     """

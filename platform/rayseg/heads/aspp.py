@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from rayseg.backbone import FeatureSpec
 from rayseg.heads import HeadConfig, SegmentationHead
-from rayseg.heads._blocks import Norm, conv_norm_relu, pooled_norm_layer
+from rayseg.heads._blocks import Norm, conv_norm_relu, pooled_conv_norm_relu
 
 
 class Config(HeadConfig):
@@ -25,7 +25,7 @@ class Config(HeadConfig):
 
     name: Literal["aspp"] = "aspp"
     channels: Annotated[int, Field(ge=1)] = 256
-    rates: tuple[Annotated[int, Field(ge=1)], ...] | None = None
+    rates: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] | None = None
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
 
@@ -53,12 +53,7 @@ class Aspp(nn.Module):
             [conv_norm_relu(in_channels, inner, norm=norm)]
             + [conv_norm_relu(in_channels, inner, 3, norm=norm, dilation=rate) for rate in rates]
         )
-        self.image = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1),
-            nn.Conv2d(in_channels, inner, 1, bias=False),
-            pooled_norm_layer(norm, inner),
-            nn.ReLU(inplace=True),
-        )
+        self.image = pooled_conv_norm_relu(in_channels, inner, norm=norm)
         self.project = conv_norm_relu((len(rates) + 2) * inner, out_channels, norm=norm)
         self.dropout = nn.Dropout2d(dropout)
 
@@ -74,7 +69,7 @@ class Head(SegmentationHead):
 
     def __init__(self, config: Config, spec: FeatureSpec, num_classes: int) -> None:
         super().__init__()
-        rates = config.rates or paper_rates(spec.strides[-1])
+        rates = paper_rates(spec.strides[-1]) if config.rates is None else config.rates
         width = config.channels
         self.aspp = Aspp(spec.channels[-1], width, rates, inner=width, norm=config.norm, dropout=config.dropout)
         self.classify = nn.Conv2d(width, num_classes, 1)

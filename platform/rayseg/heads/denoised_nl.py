@@ -4,7 +4,8 @@ Figure 3: X (stride 8), reduced by a 3x3 and a residual block to F at half its s
 whose map is denoised (`ops/denoised_attention.py`): Global Rectifying (GR) weakens pairs of different classes, Local
 Retention (LR) fills holes from a window. F' = gamma (A'' V) + F (eq. 3), resized, a 3x3, concatenated with X,
 classified. Auxiliary losses of weight 1 on the second and third stage (eq. 5). One of GR and LR gives Table II's rows,
-neither Table IV's "NL".
+neither Table IV's "NL". Without `attention` it is the tables' Baseline: all but the block, whose cost alone Table V
+calls added to the Baseline, so F' = F.
 
 Counts with 19 classes: 59 671 866 parameters on resnet50s, 78 663 994 on resnet101s; the block takes 7.83 GFLOPs at
 48 x 48 (Table V). `backbone.dilation_style` "uniform" and `multi_grid` (1, 2, 4) are the authors'.
@@ -24,7 +25,7 @@ align_corners=True as in the code; the auxiliary outputs exist in training only.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -34,7 +35,7 @@ from torch.nn import functional
 from rayseg.backbone import FeatureSpec
 from rayseg.errors import UsageError
 from rayseg.heads import HeadConfig, SegmentationHead
-from rayseg.heads._blocks import Norm, conv_norm_relu, pooled_norm_layer
+from rayseg.heads._blocks import KernelSize, Norm, conv_norm_relu, pooled_norm_layer, resized
 from rayseg.heads.fcn import Fcn
 from rayseg.ops.denoised_attention import denoised_attention
 
@@ -43,17 +44,18 @@ class Config(HeadConfig):
     """Which blocks denoise the attention. Options of what is not built are None, and refused when given.
 
     `channels`: width of F, a quarter of the backbone's (512 of 2048) when absent; keys have an eighth of it.
-    With `global_rectifying`: `rectify_from` ("auxiliary"), `rectify_by` ("probabilities"). With `local_retention`:
-    `kernel_size` of the window (odd, 3).
+    With `attention`: `global_rectifying`, `local_retention` (both true). With `global_rectifying`: `rectify_from`
+    ("auxiliary"), `rectify_by` ("probabilities"). With `local_retention`: `kernel_size` of the window (odd, 3).
     """
 
     name: Literal["denoised_nl"] = "denoised_nl"
     channels: Annotated[int, Field(ge=8)] | None = None
-    global_rectifying: bool = True
-    local_retention: bool = True
+    attention: bool = True
+    global_rectifying: bool | None = None
+    local_retention: bool | None = None
     rectify_from: Literal["auxiliary", "features"] | None = None
     rectify_by: Literal["probabilities", "logits"] | None = None
-    kernel_size: Annotated[int, Field(ge=3)] | None = None
+    kernel_size: KernelSize | None = None
     global_context: bool = False
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
 
@@ -62,27 +64,25 @@ class Config(HeadConfig):
     def _resolve(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
-        given = {field: value for field, value in given.items() if value is not None or field not in _BLOCK_OF}
-        built = [block for block in ("global_rectifying", "local_retention") if given.get(block, True) is not False]
-        for field, (block, _) in _BLOCK_OF.items():
-            if field in given and block not in built:
-                what = f"{field} = {given[field]} would be ignored with {block} = false"
+        given = {field: value for field, value in given.items() if value is not None or field not in _PART_OF}
+        for field, (part, default) in _PART_OF.items():
+            if given.get(part, part == "attention"):
+                given.setdefault(field, default)
+            elif field in given:
+                off = part if given.get(part) is False else "attention"
+                what = f"{field} = {given[field]} would be ignored with {off} = false"
                 raise UsageError(what, f"head.{field}", "drop it")
-        return {field: default for field, (block, default) in _BLOCK_OF.items() if block in built} | given
-
-    @model_validator(mode="after")
-    def _centred(self) -> Self:
-        if self.kernel_size is not None and self.kernel_size % 2 == 0:
-            raise UsageError(f"kernel_size = {self.kernel_size} has no centre", "head.kernel_size", "choose 3, 5 or 7")
-        return self
+        return given
 
 
-_BLOCK_OF: dict[str, tuple[str, Any]] = {
+_PART_OF: dict[str, tuple[str, Any]] = {
+    "global_rectifying": ("attention", True),
+    "local_retention": ("attention", True),
     "rectify_from": ("global_rectifying", "auxiliary"),
     "rectify_by": ("global_rectifying", "probabilities"),
     "kernel_size": ("local_retention", 3),
 }
-"""Which block an option is of, and its default."""
+"""Which part an option is of, and its default. A part that is an option itself comes before those of its own."""
 
 
 class Reduction(nn.Module):
@@ -139,7 +139,7 @@ class Head(SegmentationHead):
             conv_norm_relu(last, width, 3, norm=config.norm), Reduction(width, norm=config.norm)
         )
         self.coarse = nn.Conv2d(width, num_classes, 1) if config.rectify_from == "features" else None
-        self.attend = DenoisedNonLocal(width, config.kernel_size)
+        self.attend = DenoisedNonLocal(width, config.kernel_size) if config.attention else None
         self.refine = conv_norm_relu(width, width, 3, norm=config.norm)
         self.pooled = nn.Conv2d(last, width, 1) if config.global_context else None
         parts = last + width * (2 if config.global_context else 1)
@@ -159,7 +159,9 @@ class Head(SegmentationHead):
         needed = self.training or self.config.rectify_from == "auxiliary"
         aux2 = self.aux2(third) if needed else None
         f = self.reduce(x)
-        y = self.refine(_resized(self.attend(f, self._classes(f, aux2)), x))
+        if self.attend is not None:
+            f = self.attend(f, self._classes(f, aux2))
+        y = self.refine(resized(f, x, align_corners=True))
         main = self.classify(torch.cat([x, y, *self._context(x)], 1))
         if not self.training or aux2 is None:
             return {"main": main}
@@ -174,7 +176,7 @@ class Head(SegmentationHead):
             return None
         logits = self.coarse(f) if self.coarse is not None else aux2
         assert logits is not None
-        logits = _resized(logits.to(torch.promote_types(logits.dtype, torch.float32)), f)
+        logits = resized(logits.to(torch.promote_types(logits.dtype, torch.float32)), f, align_corners=True)
         return logits.softmax(1) if self.config.rectify_by == "probabilities" else logits
 
     def _context(self, x: Tensor) -> list[Tensor]:
@@ -190,7 +192,3 @@ def _conv_norm(channels: int, norm: Norm, *, stride: int) -> nn.Sequential:
     # A small crop at stride 32 halves to one pixel.
     convolution = nn.Conv2d(channels, channels, 3, stride=stride, padding=1, bias=False)
     return nn.Sequential(convolution, pooled_norm_layer(norm, channels))
-
-
-def _resized(x: Tensor, like: Tensor) -> Tensor:
-    return functional.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=True)

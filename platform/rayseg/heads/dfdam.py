@@ -22,12 +22,11 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional
 
 from rayseg.backbone import FeatureSpec
 from rayseg.errors import UsageError
 from rayseg.heads import HeadConfig, SegmentationHead
-from rayseg.heads._blocks import Norm, conv_norm_relu
+from rayseg.heads._blocks import Norm, conv_norm_relu, resized
 
 
 class Config(HeadConfig):
@@ -106,7 +105,7 @@ class Head(SegmentationHead):
 
     def context(self, low_BCHW: Tensor, high_BDhw: Tensor) -> Tensor:
         """Fuse the two deepest stages at the size of the shallower one."""
-        high = self.reduce_high(_resize(high_BDhw, low_BCHW))
+        high = self.reduce_high(resized(high_BDhw, low_BCHW))
         low = self.reduce_low(low_BCHW)
         return high + low if self.dafm is None else self.dafm(high, low, high_BDhw)
 
@@ -114,14 +113,10 @@ class Head(SegmentationHead):
         """Give `"main"` at the shallowest stride; in training `"context"` and `"spatial"` beside it."""
         context = self.context(features[-2], features[-1])
         space = self.reduce_space(features[0])
-        resized = _resize(context, space)
+        large = resized(context, space)
         if self.pam is not None:
-            space = self.pam(space, resized)
-        outputs = {"main": self.classify(space + resized)}
+            space = self.pam(space, large)
+        outputs = {"main": self.classify(space + large)}
         if self.training:
             outputs |= {"context": self.classify_context(context), "spatial": self.classify_space(space)}
         return outputs
-
-
-def _resize(x_BCHW: Tensor, like_BDHW: Tensor) -> Tensor:
-    return functional.interpolate(x_BCHW, size=like_BDHW.shape[-2:], mode="bilinear", align_corners=False)

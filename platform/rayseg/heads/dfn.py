@@ -30,7 +30,7 @@ from torch.nn import functional
 from rayseg.backbone import FeatureSpec
 from rayseg.errors import UsageError
 from rayseg.heads import HeadConfig, SegmentationHead
-from rayseg.heads._blocks import Norm, norm_layer, pooled_norm_layer
+from rayseg.heads._blocks import Norm, norm_layer, pooled_conv_norm_relu, resized
 
 WIDTH_PER_OUTPUT = 9
 """Channels per output at which each level's logits are refined."""
@@ -131,12 +131,7 @@ class SmoothNetwork(nn.Module):
         norm, levels = config.norm, len(in_channels)
         self.pool = None
         if config.global_pooling:
-            self.pool = nn.Sequential(
-                nn.AdaptiveAvgPool2d(1),
-                nn.Conv2d(in_channels[-1], width, 1, bias=False),
-                pooled_norm_layer(norm, width),
-                nn.ReLU(inplace=True),
-            )
+            self.pool = pooled_conv_norm_relu(in_channels[-1], width, norm=norm)
         self.before = nn.ModuleList(RefinementResidualBlock(c, width, norm=norm) for c in in_channels)
         guided = levels if config.global_pooling else levels - 1
         self.fuse = nn.ModuleList(ChannelAttention(width) if config.cab else Sum() for _ in range(guided))
@@ -149,7 +144,7 @@ class SmoothNetwork(nn.Module):
         for level in reversed(range(len(features))):
             x = self.before[level](features[level])
             if guide is not None:
-                x = self.fuse[level](x, resize(guide, x))
+                x = self.fuse[level](x, resized(guide, x))
             guide = self.after[level](x)
             refined.insert(0, guide)
         return refined
@@ -167,7 +162,7 @@ class BorderNetwork(nn.Module):
         """Give the border map (B, width, h_1, w_1) after each level."""
         maps = [self.before[0](features[0])]
         for before, after, x in zip(self.before[1:], self.after, features[1:], strict=True):
-            maps.append(after(maps[-1] + resize(before(x), maps[0])))
+            maps.append(after(maps[-1] + resized(before(x), maps[0])))
         return maps
 
 
@@ -220,12 +215,6 @@ def classifier(in_channels: int, num_outputs: int, *, norm: Norm) -> nn.Sequenti
     return nn.Sequential(
         RefinementResidualBlock(in_channels, inner, norm=norm, relu=False), nn.Conv2d(inner, num_outputs, 1)
     )
-
-
-def resize(x_BCHW: Tensor, like_BCHW: Tensor) -> Tensor:
-    """Interpolate to the size of another map."""
-    size = like_BCHW.shape[-2:]
-    return functional.interpolate(x_BCHW, size=size, mode="bilinear", align_corners=False)
 
 
 def _smooth(level: int) -> str:

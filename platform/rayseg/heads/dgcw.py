@@ -6,13 +6,16 @@ the sum of its relations to all j. The sum is `ops/channel_weighting.py`'s. No c
 
 Layout: base -> 3x3 to `channels` -> a quarter of the size -> context -> back, beside the base's map -> 3x3 ->
 classifier. Bases are Table 1's: the backbone, PPM, ASPP with 512 channels a branch and OCNet's 1x1 to 512. `context`
-puts the rows of Table 1 (`conv`) and of Table 2 (`gap`, `se`, `nl` at full size, `nl_reduced`) in the module's place.
+puts the rows of Table 1 (`conv`) and of Table 2 (`gap`, `se`, `nl` at full size, `nl_reduced`) in the module's place;
+"none" is the base alone, as both tables have it.
 
 Read so:
 * eq. 2 and 5 count pixels with C: i and j run over all N pixels. Eq. 4 weights V_i, not V_j, and says so twice.
 * g's two convolutions have biases and no norm; where all distances are 0, eps keeps DBS at weight 0.
 * `conv` takes the weighting away: `F + g(V)`. `gap` reads the base's map, the others the reduced one.
-* `se` has 128 channels inside too, "all convolution layers in these methods".
+* `se` has 128 channels inside too, and so have the queries and keys of `nl`: "all convolution layers in these methods".
+* How a bare base is classified is not said: as its authors do it. PPM and ASPP end in a convolution of their own, so
+  dropout and a 1x1 follow; on the backbone it is the FCN's 3x3 to a quarter of the channels, as wide as `fuse` is.
 
 Deviations: the paper classifies the module's output as it is, at stride 32: `fuse` "none". That leaves all detail to
 a bilinear x32; "concat", as CCNet and OCNet have it and as GAP needs it, is the default. The reducing convolution (3x3)
@@ -36,7 +39,7 @@ from torch.nn import functional
 from rayseg.backbone import FeatureSpec
 from rayseg.errors import UsageError
 from rayseg.heads import HeadConfig, SegmentationHead
-from rayseg.heads._blocks import conv_norm_relu
+from rayseg.heads._blocks import conv_norm_relu, resized
 from rayseg.heads.aspp import Aspp, paper_rates
 from rayseg.heads.gap import Gap
 from rayseg.heads.nonlocal_net import NonLocal
@@ -50,15 +53,15 @@ ASPP_CHANNELS = 512
 class Config(HeadConfig):
     """The base, what stands in the module's place, and how it meets the base. Options that are not read are refused.
 
-    `channels` of the context. `weighting` ("dbs") and `reduce` over pixels j ("sum") are DGCW's; `downsample`
-    ("bilinear") by `factor` (4) is done before `dgcw`, `conv` and `nl_reduced`.
+    With a context: `fuse` ("concat") and its `channels` (128). `weighting` ("dbs") and `reduce` over pixels j ("sum")
+    are DGCW's; `downsample` ("bilinear") by `factor` (4) is done before `dgcw`, `conv` and `nl_reduced`.
     """
 
     name: Literal["dgcw"] = "dgcw"
     base: Literal["none", "psp", "aspp"] = "aspp"
-    context: Literal["dgcw", "conv", "gap", "se", "nl", "nl_reduced"] = "dgcw"
-    fuse: Literal["concat", "none"] = "concat"
-    channels: Annotated[int, Field(ge=8)] = 128
+    context: Literal["none", "dgcw", "conv", "gap", "se", "nl", "nl_reduced"] = "dgcw"
+    fuse: Literal["concat", "none"] | None = None
+    channels: Annotated[int, Field(ge=8)] | None = None
     weighting: Weighting | None = None
     reduce: Literal["sum", "mean"] | None = None
     downsample: Literal["bilinear", "average"] | None = None
@@ -82,12 +85,14 @@ class Config(HeadConfig):
         return defaults | given
 
 
-_OPTIONAL = {"weighting", "reduce", "downsample", "factor"}
+_OPTIONAL = {"fuse", "channels", "weighting", "reduce", "downsample", "factor"}
 
 
 def _defaults(context: str) -> dict[str, Any]:
     """Give every optional option that this context reads, with its default."""
-    defaults: dict[str, Any] = {"weighting": "dbs", "reduce": "sum"} if context == "dgcw" else {}
+    defaults: dict[str, Any] = {} if context == "none" else {"fuse": "concat", "channels": 128}
+    if context == "dgcw":
+        defaults |= {"weighting": "dbs", "reduce": "sum"}
     if context in ("dgcw", "conv", "nl_reduced"):
         defaults |= {"downsample": "bilinear", "factor": 4}
     return defaults
@@ -162,13 +167,16 @@ def base(config: Config, spec: FeatureSpec) -> tuple[nn.Module, int]:
         return Ppm(in_channels, width, norm=norm), width
     if config.base == "aspp":
         rates = paper_rates(spec.strides[-1])
-        return Aspp(in_channels, ASPP_CHANNELS, rates, inner=ASPP_CHANNELS, norm=norm), ASPP_CHANNELS
+        aspp = Aspp(in_channels, ASPP_CHANNELS, rates, inner=ASPP_CHANNELS, norm=norm)
+        if config.context == "none":
+            aspp.dropout.p = 0.0  # the head drops what it classifies: once
+        return aspp, ASPP_CHANNELS
     return nn.Identity(), in_channels
 
 
-def context(config: Config, in_channels: int) -> nn.Module:
-    """Build what stands in the module's place, from the base's map to `config.channels`, at its size or reduced."""
-    width, norm = config.channels, config.norm
+def context(config: Config, in_channels: int, width: int) -> nn.Module:
+    """Build what stands in the module's place, from the base's map to `width` channels, at its size or reduced."""
+    norm = config.norm
     if config.context == "gap":
         return Gap(in_channels, width, norm=norm)
     layers: list[nn.Module] = [conv_norm_relu(in_channels, width, 3, norm=norm)]
@@ -179,7 +187,8 @@ def context(config: Config, in_channels: int) -> nn.Module:
     elif config.context == "conv":
         layers.append(Unweighted(width))
     else:
-        layers.append(SqueezeExcitation(width, width) if config.context == "se" else NonLocal(width))
+        se = config.context == "se"
+        layers.append(SqueezeExcitation(width, width) if se else NonLocal(width, key_channels=width))
     return nn.Sequential(*layers)
 
 
@@ -189,19 +198,19 @@ class Head(SegmentationHead):
     def __init__(self, config: Config, spec: FeatureSpec, num_classes: int) -> None:
         super().__init__()
         self.base, in_channels = base(config, spec)
-        self.context = context(config, in_channels)
-        self.fuse, width = None, config.channels
-        if config.fuse == "concat":
+        added, width = config.channels or 0, config.channels or in_channels
+        self.context = context(config, in_channels, added) if added else None
+        self.fuse = None
+        if config.fuse == "concat" or (config.context, config.base) == ("none", "none"):
             width = max(spec.channels[-1] // 4, 1)
-            self.fuse = conv_norm_relu(in_channels + config.channels, width, 3, norm=config.norm)
+            self.fuse = conv_norm_relu(in_channels + added, width, 3, norm=config.norm)
         self.dropout = nn.Dropout2d(config.dropout)
         self.classify = nn.Conv2d(width, num_classes, 1)
 
     def forward(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
         """Give `"main"` at the deepest features' stride; without `fuse` at the context's."""
         x = self.base(features[-1])
-        y = self.context(x)
+        y = x if self.context is None else self.context(x)
         if self.fuse is not None:
-            y = functional.interpolate(y, size=x.shape[2:], mode="bilinear", align_corners=False)
-            y = self.fuse(torch.cat([x, y], 1))
+            y = self.fuse(x if self.context is None else torch.cat([x, resized(y, x)], 1))
         return {"main": self.classify(self.dropout(y))}

@@ -20,11 +20,10 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional
 
 from rayseg.backbone import FeatureSpec
 from rayseg.heads import HeadConfig, SegmentationHead
-from rayseg.heads._blocks import Norm, conv_norm_relu, pooled_norm_layer
+from rayseg.heads._blocks import Norm, conv_norm_relu, pooled_conv_norm_relu, resized
 from rayseg.heads.danet import Branch, ChannelAttention
 from rayseg.ops.attention import without_autocast
 
@@ -47,13 +46,7 @@ class CompactPosition(nn.Module):
     def __init__(self, channels: int, *, norm: Norm) -> None:
         super().__init__()
         self.levels = nn.ModuleList(
-            nn.Sequential(
-                nn.AdaptiveAvgPool2d(cells),
-                nn.Conv2d(channels, channels, 1, bias=False),
-                pooled_norm_layer(norm, channels),
-                nn.ReLU(inplace=True),
-            )
-            for cells in CELLS
+            pooled_conv_norm_relu(channels, channels, norm=norm, cells=cells) for cells in CELLS
         )
         self.query = nn.Conv2d(channels, channels // 4, 1)
         self.key = nn.Linear(channels, channels // 4)
@@ -104,7 +97,7 @@ class GatedDetail(nn.Module):
     def forward(self, low_BDHW: Tensor, context_BChw: Tensor) -> Tensor:
         """Map (B, low_channels, H, W) and (B, channels, h, w) to (B, channels, H, W)."""
         detail = self.reduce(low_BDHW)
-        context = functional.interpolate(context_BChw, size=detail.shape[-2:], mode="bilinear", align_corners=False)
+        context = resized(context_BChw, detail)
         gated = self.gamma * self.gate(torch.cat([detail, context], 1)) * detail
         return self.refine(self.fuse(torch.cat([gated, context], 1)))
 

@@ -1,7 +1,8 @@
-"""GALD: "Global Aggregation then Local Distribution for Scene Parsing", Figures 5 and 6, Tables I and II.
+"""GALD: "Global Aggregation then Local Distribution for Scene Parsing", https://arxiv.org/abs/2107.13154.
 
-A context module (GA: PSP, ASPP, NL, CGNL) blurs small patterns; local distribution (LD) then decides at each pixel how
-much of the context it takes: v1 by a mask from depthwise convolutions (eq. 1, 2), v2 by local attention (eq. 8).
+Figures 5 and 6, Tables I and II. A context module (GA: PSP, ASPP, NL, CGNL) blurs small patterns; local distribution
+(LD) then decides at each pixel how much of the context it takes: v1 by a mask from depthwise convolutions (eq. 1, 2),
+v2 by local attention (eq. 8).
 
 v1 follows the authors' code (lxtGH/GALD-DGCNet): GA at half resolution and LD inside `ContextFuse`; 52 402 662
 parameters on resnet50s with 19 classes. Its block is (2 + M) X_g, eq. 2 says (1 + M) X_g: `ld_residual` chooses. It
@@ -11,6 +12,10 @@ v2 was never released. Here GA reduces the backbone's X to X_g, LD attends on [X
 with X reduced by a 1x1 to X_l: 2.294 M for LD, the paper's 2.3 M (Table IV). Without LD the layout is v2's. The text
 calls r = 3 best, Table II(b) and the figures carried on (80.8) say r = 6: the default.
 
+GA works at half the size (Section III-A, before either LD). v1's does as in its code; without v1, NL and CGNL do, after
+the 3x3 that leads to them and by v1's layers. PSP and ASPP stay at full size there: pooling gains nothing, and ASPP has
+its own rates for the backbone's stride.
+
 Deviations: Table II(c) lost its marks; "key" is read as keys from [X_g; X] with queries from X_g, "query" as the
 reverse. Queries and keys start small, so that logits, which eq. 8 does not scale, start near unit variance.
 """
@@ -18,7 +23,7 @@ reverse. Queries and keys start small, so that logits, which eq. 8 does not scal
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -28,7 +33,7 @@ from torch.nn import functional
 from rayseg.backbone import FeatureSpec
 from rayseg.errors import UsageError
 from rayseg.heads import HeadConfig, SegmentationHead
-from rayseg.heads._blocks import ContextFuse, conv_norm_relu, norm_layer
+from rayseg.heads._blocks import ContextFuse, KernelSize, conv_norm_relu, norm_layer
 from rayseg.heads.aspp import Aspp, paper_rates
 from rayseg.heads.cgnl import Cgnl, HalfSize, require_px, strided_depthwise
 from rayseg.heads.nonlocal_net import NonLocal
@@ -50,7 +55,7 @@ class Config(HeadConfig):
     ld: Literal["none", "v1", "v2"] = "v2"
     channels: Annotated[int, Field(ge=16, multiple_of=16)] = 256
     arrangement: Arrangement | None = None
-    kernel_size: Annotated[int, Field(ge=3)] | None = None
+    kernel_size: KernelSize | None = None
     dilation: Annotated[int, Field(ge=1)] | None = None
     key_query: Literal["both", "key", "query"] | None = None
     ld_residual: Literal["paper", "official"] | None = None
@@ -69,12 +74,6 @@ class Config(HeadConfig):
             built = f"ga = {ga}, ld = {ld}, arrangement = {arrangement}"
             raise UsageError(f"{field} = {given[field]} would be ignored with {built}", f"head.{field}", "drop it")
         return defaults | given
-
-    @model_validator(mode="after")
-    def _centred(self) -> Self:
-        if self.kernel_size is not None and self.kernel_size % 2 == 0:
-            raise UsageError(f"kernel_size = {self.kernel_size} has no centre", "head.kernel_size", "choose 3, 5 or 7")
-        return self
 
 
 _OPTIONAL = {"arrangement", "kernel_size", "dilation", "key_query", "ld_residual", "ld_downsample"}
@@ -182,10 +181,12 @@ def aggregation(config: Config, in_channels: int, *, stride: int, inner: int) ->
         return Ppm(in_channels, channels, norm=norm)
     if config.ga == "aspp":
         return Aspp(in_channels, channels, paper_rates(stride), inner=inner, norm=norm)
-    block = NonLocal(channels) if config.ga == "nl" else Cgnl(channels)
-    return (
-        block if in_channels == channels else nn.Sequential(conv_norm_relu(in_channels, channels, 3, norm=norm), block)
-    )
+    block: nn.Module = NonLocal(channels) if config.ga == "nl" else Cgnl(channels)
+    if config.ld != "v1":  # which is at half size already
+        block = HalfSize(channels, block, norm=norm)
+    if in_channels == channels:
+        return block
+    return nn.Sequential(conv_norm_relu(in_channels, channels, 3, norm=norm), block)
 
 
 def masked(config: Config, in_channels: int, stride: int) -> nn.Module:
@@ -229,8 +230,9 @@ class Head(SegmentationHead):
         in_channels, self.stride = spec.channels[-1], spec.strides[-1]
         self.norm = config.norm
         # Three strided 3x3 without padding use up 15 pixels, one uses up 3.
-        half_size = config.ld == "v1" and config.ga != "none"
-        self.smallest_px = 15 if config.ld_downsample == "depthwise" else 3 if half_size else 1
+        half_size = config.ga in ("nl", "cgnl") or (config.ld == "v1" and config.ga != "none")
+        self.smallest_px = 15 if config.ld_downsample == "depthwise" else HalfSize.SMALLEST_PX if half_size else 1
+        self.where = "head.ld = v1" if config.ld == "v1" else f"head.ga = {config.ga}"
         self.layers = (masked if config.ld == "v1" else LocalFuse)(config, in_channels, self.stride)
         self.classify = nn.Conv2d(config.channels, num_classes, 1)
 
@@ -249,7 +251,7 @@ class Head(SegmentationHead):
         """Give `"main"` at the deepest features' stride.
 
         Raises:
-            UsageError: the image is too small for v1's strided convolutions.
+            UsageError: the image is too small for the strided convolutions of v1, NL or CGNL.
         """
-        require_px(features[-1], self.smallest_px, stride=self.stride, where="head.ld = v1")
+        require_px(features[-1], self.smallest_px, stride=self.stride, where=self.where)
         return {"main": self.classify(self.layers(features[-1]))}

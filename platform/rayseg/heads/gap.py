@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from rayseg.backbone import FeatureSpec
 from rayseg.heads import HeadConfig, SegmentationHead
-from rayseg.heads._blocks import Norm, pooled_norm_layer
+from rayseg.heads._blocks import Norm, pooled_conv_norm_relu
 from rayseg.heads.fcn import Fcn
 
 
@@ -36,12 +36,7 @@ class Gap(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, *, norm: Norm = "batch") -> None:
         super().__init__()
         self.out_channels = out_channels
-        self.layers = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1),
-            nn.Conv2d(in_channels, out_channels, 1, bias=False),
-            pooled_norm_layer(norm, out_channels),
-            nn.ReLU(inplace=True),
-        )
+        self.layers = pooled_conv_norm_relu(in_channels, out_channels, norm=norm)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Map (B, in_channels, h, w) to (B, out_channels, h, w), which is the same at every pixel."""

@@ -4,9 +4,10 @@ The form that segmentation papers compare with (DANet's position attention in CC
 channels, values of all, biases, no scaling, added to the input by a weight that starts at 0. Layout: 3x3, attention,
 3x3, concatenated with the input, 3x3, dropout, classifier; 66 558 036 parameters on resnet101s with 19 classes.
 
-With `downsample` 4 it is NL-D of DGCWNet (https://arxiv.org/abs/2004.12679, Table 2): attention on a map of a quarter
-of the height and width, resized back. How is not written there; it is bilinear both ways, without aligned corners,
-which suits any size, and the block's sum with its input stays at the small size, as where that paper puts it.
+With `downsample` 4 it attends on a map of a quarter of the height and width, resized back, as NL-D of DGCWNet does
+(https://arxiv.org/abs/2004.12679, Table 2; with its 128 channels, of the keys too, that row is `dgcw` with `context`
+"nl_reduced"). How to resize is not written there; it is bilinear both ways, without aligned corners, which suits any
+size, and the block's sum with its input stays at the small size, as where that paper puts it.
 """
 
 from __future__ import annotations
@@ -40,11 +41,13 @@ class Config(HeadConfig):
 class NonLocal(nn.Module):
     """The block alone: each pixel gets a mean of all pixels' values, weighted by its affinity to them."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, *, key_channels: int | None = None) -> None:
+        """Attend at `channels`, by queries and keys of `key_channels`: an eighth of them when absent."""
         super().__init__()
         self.out_channels = channels
-        self.query = nn.Conv2d(channels, channels // 8, 1)
-        self.key = nn.Conv2d(channels, channels // 8, 1)
+        key_channels = channels // 8 if key_channels is None else key_channels
+        self.query = nn.Conv2d(channels, key_channels, 1)
+        self.key = nn.Conv2d(channels, key_channels, 1)
         self.value = nn.Conv2d(channels, channels, 1)
         self.gamma = nn.Parameter(torch.zeros(1))
 

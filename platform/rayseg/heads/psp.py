@@ -15,11 +15,10 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional
 
 from rayseg.backbone import FeatureSpec
 from rayseg.heads import HeadConfig, SegmentationHead
-from rayseg.heads._blocks import Norm, conv_norm_relu, pooled_norm_layer
+from rayseg.heads._blocks import Norm, conv_norm_relu, pooled_conv_norm_relu, resized
 
 
 class Config(HeadConfig):
@@ -40,21 +39,12 @@ class Ppm(nn.Module):
         super().__init__()
         self.out_channels = out_channels
         inner = max(in_channels // 4, 1)
-        self.levels = nn.ModuleList(
-            nn.Sequential(
-                nn.AdaptiveAvgPool2d(size),
-                nn.Conv2d(in_channels, inner, 1, bias=False),
-                pooled_norm_layer(norm, inner),
-                nn.ReLU(inplace=True),
-            )
-            for size in bins
-        )
+        self.levels = nn.ModuleList(pooled_conv_norm_relu(in_channels, inner, norm=norm, cells=size) for size in bins)
         self.fuse = conv_norm_relu(in_channels + len(bins) * inner, out_channels, 3, norm=norm)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Concatenate the map with its pooled levels, fuse."""
-        size = x_BCHW.shape[-2:]
-        levels = [functional.interpolate(level(x_BCHW), size=size, mode="bilinear") for level in self.levels]
+        levels = [resized(level(x_BCHW), x_BCHW) for level in self.levels]
         return self.fuse(torch.cat([x_BCHW, *levels], 1))
 
 

@@ -10,7 +10,7 @@ same value (a NaN anywhere is seen everywhere).
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,14 +18,51 @@ from torch.nn import functional
 
 from rayseg.borders import BorderTarget, border_targets
 from rayseg.errors import DataError, UsageError
-from rayseg.losses.config import Config, resolve_weights
+from rayseg.losses.config import Config, nothing_trains, resolve_weights
 from rayseg.losses.overlap import dice, lovasz
 from rayseg.losses.pixelwise import border_focal, focal, hard_pixels
 from rayseg.losses.ranks import global_mean, kth_largest, or_one
 
-__all__ = ["Config", "SegmentationLoss", "border_focal", "dice", "focal", "global_mean", "kth_largest", "lovasz"]
+__all__ = [
+    "Config",
+    "SegmentationLoss",
+    "border_focal",
+    "dice",
+    "focal",
+    "for_model",
+    "global_mean",
+    "kth_largest",
+    "lovasz",
+]
+
+
+class Trainable(Protocol):
+    """What a loss asks of a model: how much each of its outputs counts, and which of them are borders."""
+
+    @property
+    def border_outputs(self) -> tuple[str, ...]:
+        """The outputs of one channel."""
+
+    def loss_weights(self) -> dict[str, float]:
+        """Weight of each output of the head's own."""
+
 
 _NO_LABEL = torch.iinfo(torch.int64).min
+
+
+def for_model(config: Config, model: Trainable, *, ignore_index: int, num_classes: int) -> SegmentationLoss:
+    """Make the loss of a model, checked against its outputs and its classes before anything is computed.
+
+    Raises:
+        UsageError: as `SegmentationLoss`.
+    """
+    return SegmentationLoss(
+        config,
+        ignore_index=ignore_index,
+        weights=model.loss_weights(),
+        borders=model.border_outputs,
+        num_classes=num_classes,
+    )
 
 
 class SegmentationLoss(nn.Module):
@@ -76,13 +113,15 @@ class SegmentationLoss(nn.Module):
             target: (B, H, W) int64, classes or `ignore_index`.
 
         Raises:
-            UsageError: shapes, types or names do not fit.
+            UsageError: shapes, types or names do not fit; or gradients are recorded, and no output has a weight.
             DataError: a label is neither a class nor `ignore_index`. On a GPU only the first call looks: see `check`.
         """
         self._check_outputs(outputs, target)
         labels = self._checked_labels(target, outputs["main"].shape[1])
         exact = {n: x.to(torch.promote_types(x.dtype, torch.float32)) for n, x in outputs.items()}
         counted = {name: logits for name, logits in exact.items() if self.weights[name] > 0}
+        if not counted and torch.is_grad_enabled():
+            raise nothing_trains()
         parts = self._parts(counted, labels)
         overlaps = self._overlaps(counted["main"], labels) if "main" in counted else {}
         for name, value in overlaps.items():

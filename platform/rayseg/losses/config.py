@@ -24,10 +24,11 @@ class Config(Value):
 
     With `ohem` the main output's `kind` learns from pixels whose true class has a probability of at most
     `ohem_threshold`, and from at least the `ohem_min_kept` hardest pixels of the global batch. Probabilities choose,
-    class weights do not; the mean is over the chosen pixels. Dice and Lovász see every valid pixel.
+    class weights do not; the mean is over the chosen pixels. Dice and Lovász see every valid pixel. Both numbers are
+    read only with `ohem`; they may stand without it, so that a sweep over `ohem` can start from one recipe.
 
     `weights` replaces the head's own weights of its outputs, by name, or that of `"main"` (1); `"aux"` has
-    `aux_weight`. An output of weight 0 is not computed and trains nothing.
+    `aux_weight`, read only where the head has that output. An output of weight 0 is not computed and trains nothing.
 
     A head's border outputs learn by the focal loss with `border_gamma` (2) and `border_alpha` (0.25, or "none"), each
     with `border_weight` (the head's own; DFN's lambda), borders being found as `rayseg.borders` says: `border_edges`
@@ -81,6 +82,12 @@ class Config(Value):
             raise UsageError(what, "loss.border_width", "choose 3, 5 or 7")
         return self
 
+    def unread(self, *, aux: bool) -> set[str]:
+        """Name the fields that nothing reads, of a head that has the output `"aux"` or has not."""
+        return ({"ohem_threshold", "ohem_min_kept"} if not self.ohem else set()) | (
+            {"aux_weight"} if not aux else set()
+        )
+
 
 _FOCAL = {"focal_gamma": 2.0, "focal_alpha": 1.0}
 
@@ -89,7 +96,8 @@ def resolve_weights(config: Config, own: Mapping[str, float], borders: Collectio
     """Give every output's weight: the head's own, and what the config says instead.
 
     Raises:
-        UsageError: the config names an output that the head has not, or borders where it has none.
+        UsageError: the config names an output that the head has not, or borders where none learns; or no output has
+            a weight.
     """
     given = [field for field, value in config if field.startswith("border_") and value is not None]
     if given and not borders:
@@ -101,4 +109,17 @@ def resolve_weights(config: Config, own: Mapping[str, float], borders: Collectio
     if unknown := sorted(config.weights.keys() - weights.keys()):
         what = f"the head has no output '{unknown[0]}'"
         raise UsageError(what, f"loss.weights.{unknown[0]}", nearest(unknown[0], weights))
-    return weights | config.weights | {"aux": config.aux_weight}
+    weights |= config.weights | {"aux": config.aux_weight}
+    options = [field for field in given if field != "border_weight"]
+    if options and not any(weights[name] for name in borders):
+        fix = "drop it, or give a border output a weight above 0"
+        raise UsageError(f"{options[0]} would be ignored: no border output has a weight", f"loss.{options[0]}", fix)
+    if not any(weights.values()):
+        raise nothing_trains()
+    return weights
+
+
+def nothing_trains() -> UsageError:
+    """Say that no output has a weight."""
+    fix = "give one a weight above 0: loss.weights.main is 1 by default"
+    return UsageError("no output has a weight, so nothing would be trained", "loss.weights", fix)

@@ -1,1 +1,1 @@
-"""Exact, memory-lean forms of the papers' costly formulas; the naive twin of each stands in its test."""
+"""Exact, memory-lean forms of the papers' costly formulas; the naive twin of each stands in `benchmarks/naive/`."""

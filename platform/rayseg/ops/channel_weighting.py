@@ -22,13 +22,14 @@ file to run.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
+
+from rayseg.ops.attention import without_autocast
 
 Weighting = Literal["dbs", "softmax", "tanh"]
 EPS = 1e-6
@@ -146,7 +147,7 @@ def _sums(operands: Sequence[Tensor], weighting: str, chunk_bytes: int) -> Tenso
     """Compute `sum_j relu(first(W_ij . V_i))` (B, N, D) of q, k, v (B, N, C), w1 and b1."""
     relations = _Relations(operands, weighting, chunk_bytes)
     sums_BND = relations.q.new_empty(*relations.q.shape[:2], len(relations.b1))
-    with _without_autocast(sums_BND.device):
+    with without_autocast(sums_BND):
         for n, i in relations.chunks:
             pairs = relations.pairs(n, i)
             torch.bmm(pairs.inverse_s.mT, pairs.u, out=sums_BND[n, i, None])
@@ -158,7 +159,7 @@ def _gradients(grad_BND: Tensor, operands: Sequence[Tensor], weighting: str, chu
     relations = _Relations(operands, weighting, chunk_bytes)
     dq, dk, dv, dw1, db1 = gradients = [torch.zeros_like(x) for x in operands]
     dp_bNC = torch.empty_like(relations.p_bNC)
-    with _without_autocast(grad_BND.device):
+    with without_autocast(grad_BND):
         for n, i in relations.chunks:
             pairs = relations.pairs(n, i)
             dp, da, own = relations.products_backward(pairs, grad_BND[n, i, :, None], dp_bNC[: i.stop - i.start])
@@ -169,11 +170,6 @@ def _gradients(grad_BND: Tensor, operands: Sequence[Tensor], weighting: str, chu
             dq[n, i] = difference.sum(1)
             dk[n] -= difference.sum(0)
     return gradients
-
-
-def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    known = torch.amp.is_autocast_available(device.type)  # not on meta
-    return torch.autocast(device.type, enabled=False) if known else nullcontext()
 
 
 _sums_op = torch.library.custom_op("rayseg::relation_sums", _sums, mutates_args=())

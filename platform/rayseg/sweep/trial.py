@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field
 
 from rayseg import config as configs
-from rayseg import recipe, segmenter
+from rayseg import losses, recipe, segmenter
 from rayseg.config import RunConfig
 from rayseg.errors import UsageError, nearest
 from rayseg.schema import Value
@@ -110,11 +110,13 @@ def built(made: Sequence[Trial], num_classes: int) -> list[Built]:
     """Build every trial's model (without weights, on the meta device) and take its fingerprint.
 
     Raises:
-        UsageError: a searched value changes neither the model nor the loss, optimiser, data or schedule.
+        UsageError: a model or its loss cannot be built, or a searched value changes neither the model nor the loss,
+            optimiser, data or schedule.
     """
     found = []
     for trial in made:
         model = segmenter.skeleton(trial.config.model(num_classes))
+        losses.for_model(trial.config.loss, model, ignore_index=num_classes, num_classes=num_classes)
         outside = {k: v for k, v in configs.identity(trial.config).items() if not k.startswith(("head.", "backbone."))}
         found.append(
             Built(trial, segmenter.fingerprint(model), sum(p.numel() for p in model.parameters()), str(outside))

@@ -51,7 +51,7 @@ def load(run_dir: Path, num_classes: int) -> Trained:
 
 def evaluate_run(
     run_dir: Path,
-    shards: Path | None,
+    shards: str | Path | None,
     split: str | None,
     *,
     views: ViewConfig | None = None,
@@ -59,7 +59,7 @@ def evaluate_run(
 ) -> dict[str, float]:
     """Evaluate a run's best commit on a whole split with the run's own views, or others; see `Evaluation.metrics`."""
     config = _config(run_dir)
-    on = open_shards(shards or config.data.shards, split or config.data.val_split)
+    on = open_shards(shards or config.data.shards, split or config.data.val_split, config.data.remote)
     trained = load(run_dir, on.num_classes)
     data = config.data.model_copy(update={"val_samples": None})
     whole = config.model_copy(update={"data": data, "test": views or config.test})
@@ -121,7 +121,7 @@ def _config(run_dir: Path) -> RunConfig:
 
 def _shards(run_dir: Path) -> ShardSet:
     data = _config(run_dir).data
-    return open_shards(data.shards, data.val_split)
+    return open_shards(data.shards, data.val_split, data.remote)
 
 
 def _write(path: Path, pixels: np.ndarray) -> Path:

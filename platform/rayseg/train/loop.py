@@ -6,11 +6,10 @@ It leaves out what the runtime does (launching, devices, who is told) and what t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -18,14 +17,15 @@ from torch.nn.parallel import DistributedDataParallel
 from rayseg import config as configs
 from rayseg import optim, segmenter
 from rayseg.config import RunConfig
-from rayseg.data.augment import augment
-from rayseg.data.reader import Batch, BatchLoader, ShardSet, open_shards
+from rayseg.data.loader import Batch
+from rayseg.data.reader import open_shards
 from rayseg.errors import CheckpointError, TrainingError
-from rayseg.losses import SegmentationLoss
+from rayseg.losses import SegmentationLoss, for_model
 from rayseg.schema import to_dict
 from rayseg.segmenter import Segmenter
 from rayseg.tracking import Tracker
 from rayseg.train import commit, evaluate, review, start
+from rayseg.train.feed import Feed
 from rayseg.train.progress import Progress
 from rayseg.train.review import Summary
 from rayseg.train.runtime import Runtime, from_chief, holding
@@ -61,8 +61,12 @@ def fit(
 def _fit(
     config: RunConfig, runtime: Runtime, tracker: Tracker, show: Callable[[str], None], found: commit.Commit | None
 ) -> Summary | None:
-    train_set = open_shards(config.data.shards, config.data.train_split)
-    val_set = open_shards(config.data.shards, config.data.val_split)
+    data = config.data
+    train_set = open_shards(data.shards, data.train_split, data.remote, bad_shard=data.bad_shard)
+    val_set = open_shards(data.shards, data.val_split, data.remote)
+    feed = Feed(config, runtime, train_set)
+    if found is not None:
+        feed.refuse_another(found)
     precision = choose_precision(config.train.precision, runtime.device)
     steps, chief = config.train.steps, runtime.rank == 0
 
@@ -74,13 +78,7 @@ def _fit(
     if config.train.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model = model.to(runtime.device)
-    criterion = SegmentationLoss(
-        config.loss,
-        ignore_index=train_set.ignore_index,
-        weights=model.loss_weights(),
-        borders=model.border_outputs,
-        num_classes=train_set.num_classes,
-    )
+    criterion = for_model(config.loss, model, ignore_index=train_set.ignore_index, num_classes=train_set.num_classes)
     optimizer = optim.build(config.optim, model.backbone, model)
     state = _resume(found, model, optimizer, steps, show).model_copy(update=built)
 
@@ -95,7 +93,7 @@ def _fit(
     tracker.tag("fingerprint", state.fingerprint)
     progress = Progress(start=state.step, steps=steps, batch=config.train.batch, show=show)
     judged = config.while_training()
-    with _batches(config, runtime, train_set, state.step) as batches:
+    with feed.begin(state.step, show) as batches:
         for step, batch in zip(range(state.step + 1, steps + 1), batches, strict=False):
             rate = optim.set_rate(optimizer, config.optim, step - 1, steps)
             losses = update(batch, step)
@@ -103,7 +101,7 @@ def _fit(
             if due or step % config.train.log_every == 0:
                 criterion.check()
                 values = _finite({name: float(value) for name, value in losses.items()}, step)
-                pace = {"lr": rate, "samples_per_s": progress.samples_per_s(step)}
+                pace = {"lr": rate, "samples_per_s": progress.samples_per_s(step), **feed.skipped()}
                 tracker.metrics({f"train/{name}": v for name, v in (values | pace).items()}, step)
                 if not due:
                     progress.say(step, {"loss": values["loss"], "lr": rate, **state.shown()})
@@ -113,14 +111,14 @@ def _fit(
                 state = state.after(step, metrics, progress.seconds())
                 if chief:
                     tracker.metrics({f"val/{name}": value for name, value in metrics.items()}, step)
-                    _commit(config, runtime, model, optimizer, state, result)
+                    _commit(feed.state(step), runtime, model, optimizer, state, result)
                 progress.say(step, {"loss": values["loss"], "lr": rate, **state.shown()})
                 runtime.report({"step": step, "loss": values["loss"], "best_miou": state.best_miou, **metrics})
             if runtime.stop() == "pause" and step < steps:
                 criterion.check()
                 _finite({"loss": float(losses["loss"])}, step)
                 if chief:
-                    _commit(config, runtime, model, optimizer, state.at(step, progress.seconds()), None)
+                    _commit(feed.state(step), runtime, model, optimizer, state.at(step, progress.seconds()), None)
                     show(f"paused at step {step}/{steps}, committed in {runtime.run_dir}")
                 return None
             if runtime.stop() == "end":
@@ -155,24 +153,6 @@ def _update(
     return {name: value.detach() for name, value in losses.items()}
 
 
-@contextmanager
-def _batches(config: RunConfig, runtime: Runtime, shards: ShardSet, start: int) -> Iterator[BatchLoader]:
-    def transform(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        return augment(image, mask, config.augment, rng, shards.ignore_index)
-
-    with BatchLoader(
-        shards,
-        global_batch=config.train.batch,
-        seed=config.seed,
-        rank=runtime.rank,
-        world=runtime.world,
-        start_step=start,
-        transform=transform,
-        threads=config.data.loader_threads,
-    ) as loader:
-        yield loader
-
-
 def _refuse_another(config: RunConfig, found: commit.Commit) -> None:
     there = configs.identity(configs.from_dict(found.state["config"], found.path))
     here = configs.identity(config)
@@ -202,7 +182,7 @@ def _resume(
 
 
 def _commit(
-    config: RunConfig,
+    of_run: dict[str, Any],
     runtime: Runtime,
     model: Segmenter,
     optimizer: torch.optim.Optimizer,
@@ -210,7 +190,7 @@ def _commit(
     result: evaluate.Evaluation | None,
 ) -> None:
     tensors = {"model": dict(model.state_dict()), "optimizer": commit.optimizer_tensors(optimizer, model)}
-    whole = {"config": to_dict(config), "progress": state.model_dump()}
+    whole = {**of_run, "progress": state.model_dump()}
     files = {}
     if result is not None:
         files[review.EVALUATION] = evaluate.to_bytes(result)

@@ -111,7 +111,7 @@ def publish(run_dir: Path, tracker: Tracker) -> None:
     """Draw and hand over: per-class table, confusion matrix, predictions beside the truth, the best weights."""
     best = best_commit(run_dir)
     config = from_dict(best.state["config"], best.path)
-    shards = open_shards(config.data.shards, config.data.val_split)
+    shards = open_shards(config.data.shards, config.data.val_split, config.data.remote)
     folder = run_dir / "review"
     folder.mkdir(exist_ok=True)
     arrays = np.load(best.path / EVALUATION)
@@ -120,8 +120,10 @@ def publish(run_dir: Path, tracker: Tracker) -> None:
     _per_class_table(folder / "per_class.csv", confusion, shards.class_names)
     where = f"{config.data.val_split}, step {best.step}, mIoU {confusion.miou():.3f}"
     figures.confusion_matrix(confusion.counts, shards.class_names, folder / "confusion_matrix.png", title=where)
-    _draw_predictions(folder / "predictions.png", shards, arrays, where)
-    for name in ("per_class.csv", "confusion_matrix.png", "predictions.png"):
+    drawn = ["per_class.csv", "confusion_matrix.png"]
+    if _draw_predictions(folder / "predictions.png", shards, arrays, where):
+        drawn.append("predictions.png")
+    for name in drawn:
         tracker.artifact(folder / name)
     for name in ("model.safetensors", "state.json"):
         tracker.artifact(best.path / name, "best")
@@ -150,7 +152,8 @@ def _per_class_table(path: Path, confusion: ConfusionMatrix, names: tuple[str, .
             table.writerow([name, *("" if np.isnan(v) else f"{v:.4f}" for v in (iou, recall)), int(pixels)])
 
 
-def _draw_predictions(path: Path, shards: Any, arrays: Any, title: str) -> None:
+def _draw_predictions(path: Path, shards: Any, arrays: Any, title: str) -> bool:
+    """Draw the samples whose masks were kept; False where none was."""
     positions = sorted(int(name.removeprefix("mask_")) for name in arrays.files if name.startswith("mask_"))
     samples = [shards.read(position) for position in positions]
     if samples:
@@ -163,3 +166,4 @@ def _draw_predictions(path: Path, shards: Any, arrays: Any, title: str) -> None:
             titles=[s.key for s in samples],
             title=title,
         )
+    return bool(samples)

@@ -1,0 +1,73 @@
+"""`data.bad_shard = "skip"`: going on where a few samples cannot be read, and giving up where they are many.
+
+A sample that cannot be read is replaced by another one of the split, drawn from (seed, epoch, its key), so every batch
+keeps its size, every rank has as many batches as any other, and a resume draws the same. What is lost and what stands
+in for it is said, counted (`train/skipped_samples`), and written to the run's record of samples: an epoch then
+holds the lost samples not at all and their replacements once more. Only training skips; an evaluation over other
+samples than the split's would be another figure. A network that is away is no bad shard, and is never skipped.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from rayseg.data import plan
+from rayseg.data.index import Index
+from rayseg.data.manifest import ShardFile
+from rayseg.errors import DataError
+
+LIMIT = 0.001
+"""More than this share of a split's samples lost is no accident."""
+FIX = "copy the folder again, or shard the data again; `rayseg verify` names what is damaged"
+
+
+def check_shards(folder: Path, shards: Mapping[str, ShardFile], table: Index) -> None:
+    """Give up at once where shards that are cut or missing hold more than `LIMIT` of the samples.
+
+    Raises:
+        DataError: they do; it names the first.
+    """
+    lost, first = 0, ""
+    ends = table.mask_offset + table.mask_size
+    for name in dict.fromkeys(table.shard):
+        there = (folder / name).stat().st_size if (folder / name).is_file() else 0
+        if there != shards[name].size:
+            lost += int((ends[table.shard == name] > there).sum())
+            first = first or name
+    if lost > LIMIT * len(table):
+        what = f"{lost} of {len(table)} samples are lost in shards that are cut or missing, more than {LIMIT:.1%}"
+        raise DataError(what, folder / first, FIX)
+
+
+class Tolerance:
+    """Counts one rank's lost samples and draws what replaces them. Threads share it."""
+
+    def __init__(self, table: Index, seed: int, say: Callable[[str], None]) -> None:
+        self._table, self._seed, self._say = table, seed, say
+        self._lock = threading.Lock()
+        self.lost: dict[str, str] = {}
+        """What was wrong with each lost sample, by key."""
+
+    def count(self, position: int, error: DataError) -> None:
+        """Take note of a lost sample, and say so the first time.
+
+        Raises:
+            DataError: more than `LIMIT` of the samples are lost.
+        """
+        key, total = str(self._table.key[position]), len(self._table)
+        with self._lock:
+            known = key in self.lost
+            self.lost[key] = error.what
+            number = len(self.lost)
+        if number > LIMIT * total:
+            what = f"{number} of {total} samples cannot be read, more than {LIMIT:.1%}; the last: {error.what}"
+            raise DataError(what, error.where, FIX)
+        if not known:
+            self._say(f"warning: skipping a sample, {number} of {total} so far: {error.what} ({error.where})")
+
+    def replacement(self, position: int, epoch: int, attempt: int) -> int:
+        """Draw what is read instead of a lost sample; another one at each attempt."""
+        rng = plan.augmentation_rng(self._seed, epoch, f"{self._table.key[position]} {attempt}")
+        return int(rng.integers(len(self._table)))
