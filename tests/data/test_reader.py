@@ -179,6 +179,34 @@ def test_a_fault_reaches_the_consumer(folder: Path) -> None:
                 list(islice(loader, 3))
 
 
+@pytest.mark.parametrize("read_before", [False, True])
+def test_damage_is_found_at_every_read(folder: Path, read_before: bool) -> None:
+    opened = open_shards(folder, "train")
+    if read_before:
+        opened.read(5)
+    path = folder / "train-000000.tar"
+    whole = path.read_bytes()
+    for at in (opened.index.image_offset[5] + 60, opened.index.mask_offset[5] + opened.index.mask_size[5] - 20):
+        data = bytearray(whole)
+        data[int(at)] ^= 1
+        path.write_bytes(data)
+        for _ in range(2):
+            with pytest.raises(DataError, match="bytes changed"):
+                opened.read(5)
+    path.write_bytes(whole)
+    assert opened.read(5).key == "a005"
+
+
+def test_an_image_of_another_size_is_refused_before_it_is_decoded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = open_shards(folder, "train")
+    opened.index.height[5] += 1
+    monkeypatch.setattr("rayseg.data.images.decode_image", None)
+    with pytest.raises(DataError, match="not of the index's size 13x16"):
+        opened.read(5)
+
+
 def test_a_transforms_fault_reaches_the_consumer(train: ShardSet) -> None:
     def fail(position: int, image: Pixels, mask: Pixels, rng: np.random.Generator) -> tuple[Pixels, Pixels]:
         raise ZeroDivisionError("mine")
