@@ -249,8 +249,9 @@ def damage(folder: Path, rows: list[int]) -> ShardSet:
 def test_skipped_samples_are_replaced_alike_on_any_ranks_and_counted(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rayseg.data.tolerance.LIMIT", 0.01)
-    opened, said, seen = damage(folder, [10, 200]), list[str](), dict[int, Any]()
+    monkeypatch.setattr("rayseg.data.tolerance.LIMIT", 0.02)
+    opened, said, seen = damage(folder, [10, 50, 99, 200, 250]), list[str](), dict[int, Any]()
+    bad = {"a010", "a050", "a099", "a200", "a250"}
     for world in (1, 2, 4):
         counts, whole = dict[str, str](), list[list[Any]]()
         base = tmp_path / str(world)
@@ -267,15 +268,15 @@ def test_skipped_samples_are_replaced_alike_on_any_ranks_and_counted(
             assert {len(batch.keys) for batch in batches} == {20 // world}
             counts |= tolerance.lost
             whole.append([(batch.keys, batch.images.tobytes()) for batch in batches])
-        assert counts.keys() == {"a010", "a200"}
+        assert counts.keys() == bad
         keys = [
             k for ranks in zip(*whole, strict=True) for place in zip(*(r[0] for r in ranks), strict=True) for k in place
         ]
         seen[world] = keys
         audit = ledger.audit(base, opened.index.key)
-        assert {key for _, key in audit.lost} == {"a010", "a200"}
-        assert audit.skipped == 2
-        assert len(audit.repeated) <= 2
+        assert {key for _, key in audit.lost} == bad
+        assert audit.skipped == 5
+        assert len(audit.repeated) <= 5
     assert seen[1] == seen[2] == seen[4]
     assert said[0].startswith("warning: skipping a sample, 1 of 300 so far: the sample's bytes changed")
 
@@ -464,6 +465,46 @@ def test_a_run_that_the_system_killed_too(scenes: Path, tmp_path: Path) -> None:
     process.join(240)
     assert process.exitcode == -signal.SIGKILL
     assert gone_on(scenes, tmp_path) == ledger.Audit(15, 4, 8, 4, [], [], 0)
+
+
+def one_of_two(rank: int, port: int, plain: dict[str, Any], run_dir: Path, steps: int) -> None:
+    """Be one rank of two, until killed."""
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    runtime = Mortal(run_dir, steps, really=True)
+    runtime.rank, runtime.world = rank, 2
+    fit(configs.from_dict(plain), runtime, NullTracker(), show=lambda line: None)
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_a_run_of_two_ranks_that_goes_on_with_one_and_with_two_again(scenes: Path, tmp_path: Path) -> None:
+    """Killed in step 7, resumed at 4 on one rank and gone in 9, resumed at 8 on two until the end."""
+    import socket
+
+    config = settings_of(scenes)
+    for steps, code in ((7, -signal.SIGKILL), (0, None), (99, 0)):
+        if code is None:
+            with pytest.raises(Killed):
+                fit(config, Mortal(tmp_path, 5), NullTracker(), show=lambda line: None)
+            continue
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        arguments = [(rank, port, to_dict(config), tmp_path, steps) for rank in range(2)]
+        context = multiprocessing.get_context("spawn")
+        ranks = [context.Process(target=one_of_two, args=each) for each in arguments]
+        for rank in ranks:
+            rank.start()
+        for rank in ranks:
+            rank.join(240)
+        assert [rank.exitcode for rank in ranks] == [code, code]
+    said = ledger.audit(tmp_path, open_shards(scenes, "train").index.key)
+    assert said == ledger.Audit(15, 3, 8, 4, [], [], 0)
+    assert {line["world"] for line in lines_of(tmp_path, 0)} == {1, 2}
 
 
 @pytest.fixture
