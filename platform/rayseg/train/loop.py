@@ -7,29 +7,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from rayseg import config as configs
 from rayseg import optim, segmenter
 from rayseg.config import RunConfig
-from rayseg.data.loader import Batch
 from rayseg.data.reader import open_shards
 from rayseg.errors import CheckpointError, TrainingError
-from rayseg.losses import SegmentationLoss, for_model
+from rayseg.losses import for_model
 from rayseg.schema import to_dict
-from rayseg.segmenter import Segmenter
 from rayseg.tracking import Tracker
 from rayseg.train import commit, evaluate, review, start
 from rayseg.train.feed import Feed
 from rayseg.train.progress import Progress
 from rayseg.train.review import Summary
 from rayseg.train.runtime import Runtime, from_chief, holding
-from rayseg.train.step import choose_precision, seed_step, sync_batch_norm, to_device
+from rayseg.train.step import choose_precision, sync_batch_norm
+from rayseg.train.update import Parts, Updater
 
 
 def fit(
@@ -80,14 +78,14 @@ def _fit(
     model = model.to(runtime.device)
     criterion = for_model(config.loss, model, ignore_index=train_set.ignore_index, num_classes=train_set.num_classes)
     optimizer = optim.build(config.optim, model.backbone, model)
-    state = _resume(found, model, optimizer, steps, show).model_copy(update=built)
-
     net: nn.Module = sync_batch_norm(model.train(), world=runtime.world, device=runtime.device)
     if config.train.freeze_norm:
         start.freeze_norm(net)
     if runtime.world > 1:
         net = DistributedDataParallel(net, device_ids=[runtime.device] if runtime.device.type == "cuda" else None)
-    update = partial(_update, net, criterion, optimizer, precision=precision, config=config, runtime=runtime)
+    update = Updater(Parts(net, model, criterion, optimizer), config, runtime, precision)
+    state = review.State() if found is None else _resumed(found, update, steps, show)
+    state = state.model_copy(update=built)
 
     tracker.config(to_dict(config))
     tracker.tag("fingerprint", state.fingerprint)
@@ -95,7 +93,7 @@ def _fit(
     judged = config.while_training()
     with feed.begin(state.step, show) as batches:
         for step, batch in zip(range(state.step + 1, steps + 1), batches, strict=False):
-            rate = optim.set_rate(optimizer, config.optim, step - 1, steps)
+            rate = update.set_rate(step - 1)
             losses = update(batch, step)
             due = step % config.train.eval_every == 0 or step == steps
             if due or step % config.train.log_every == 0:
@@ -106,19 +104,19 @@ def _fit(
                 if not due:
                     progress.say(step, {"loss": values["loss"], "lr": rate, **state.shown()})
             if due:
-                result = evaluate.evaluate(model, val_set, runtime, config=judged, precision=precision)
+                result = evaluate.evaluate(update.judged, val_set, runtime, config=judged, precision=precision)
                 metrics = result.metrics(val_set.class_names)
                 state = state.after(step, metrics, progress.seconds())
                 if chief:
                     tracker.metrics({f"val/{name}": value for name, value in metrics.items()}, step)
-                    _commit(feed.state(step), runtime, model, optimizer, state, result)
+                    _commit(feed.state(step), runtime, update, state, result)
                 progress.say(step, {"loss": values["loss"], "lr": rate, **state.shown()})
                 runtime.report({"step": step, "loss": values["loss"], "best_miou": state.best_miou, **metrics})
             if runtime.stop() == "pause" and step < steps:
                 criterion.check()
                 _finite({"loss": float(losses["loss"])}, step)
                 if chief:
-                    _commit(feed.state(step), runtime, model, optimizer, state.at(step, progress.seconds()), None)
+                    _commit(feed.state(step), runtime, update, state.at(step, progress.seconds()), None)
                     show(f"paused at step {step}/{steps}, committed in {runtime.run_dir}")
                 return None
             if runtime.stop() == "end":
@@ -128,29 +126,6 @@ def _fit(
     if chief:
         review.close(runtime.run_dir, summary, tracker)
     return summary
-
-
-def _update(
-    net: nn.Module,
-    criterion: SegmentationLoss,
-    optimizer: torch.optim.Optimizer,
-    batch: Batch,
-    step: int,
-    *,
-    precision: torch.dtype,
-    config: RunConfig,
-    runtime: Runtime,
-) -> dict[str, Tensor]:
-    seed_step(config.seed, step, runtime.rank)
-    images = to_device(batch.images, runtime.device, channels_last=config.train.channels_last)
-    target = torch.from_numpy(batch.masks).to(runtime.device, non_blocking=True).long()
-    with torch.autocast(runtime.device.type, dtype=precision, enabled=precision != torch.float32):
-        outputs = net(images)
-    losses: dict[str, Tensor] = criterion(outputs, target)
-    optimizer.zero_grad(set_to_none=True)
-    losses["loss"].backward()
-    optimizer.step()
-    return {name: value.detach() for name, value in losses.items()}
 
 
 def _refuse_another(config: RunConfig, found: commit.Commit) -> None:
@@ -166,17 +141,8 @@ def _refuse_another(config: RunConfig, found: commit.Commit) -> None:
         )
 
 
-def _resume(
-    found: commit.Commit | None,
-    model: Segmenter,
-    optimizer: torch.optim.Optimizer,
-    steps: int,
-    show: Callable[[str], None],
-) -> review.State:
-    if found is None:
-        return review.State()
-    commit.load_model(found, model)
-    commit.load_optimizer(found, optimizer, model)
+def _resumed(found: commit.Commit, update: Updater, steps: int, show: Callable[[str], None]) -> review.State:
+    update.load(found)
     show(f"resuming at step {found.step}/{steps} from {found.path}")
     return review.State(**found.state["progress"])
 
@@ -184,17 +150,15 @@ def _resume(
 def _commit(
     of_run: dict[str, Any],
     runtime: Runtime,
-    model: Segmenter,
-    optimizer: torch.optim.Optimizer,
+    update: Updater,
     state: review.State,
     result: evaluate.Evaluation | None,
 ) -> None:
-    tensors = {"model": dict(model.state_dict()), "optimizer": commit.optimizer_tensors(optimizer, model)}
     whole = {**of_run, "progress": state.model_dump()}
     files = {}
     if result is not None:
         files[review.EVALUATION] = evaluate.to_bytes(result)
-    commit.write(runtime.run_dir, state.step, tensors, whole, files)
+    commit.write(runtime.run_dir, state.step, update.tensors(), whole, files)
     commit.prune(runtime.run_dir, best=state.best_step)
 
 
