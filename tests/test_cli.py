@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from rayseg import cli
+from rayseg.data import open_shards
 from rayseg.tracking import NullTracker
 from rayseg.train.loop import fit
 from rayseg.train.runtime import LocalRuntime
@@ -105,6 +106,15 @@ def test_shard_verify_inspect(rayseg, raw, tmp_path):
     assert code == 3
     assert tar.name in err.splitlines()[-1]
     assert out.startswith(f"also damaged: {other}: truncated at 512 of ")
+
+
+def test_the_raw_set_is_looked_for_where_all_of_them_lie(raw, tmp_path, monkeypatch):
+    """Without --root: the card's folder in RAYSEG_DATA, as `rayseg cards` looks for it."""
+    raw.rename(tmp_path / "camvid")
+    monkeypatch.setenv("RAYSEG_DATA", str(tmp_path))
+    arguments = ["shard", "camvid", "--out", str(tmp_path / "shards")]
+    CliRunner().invoke(cli.rayseg, arguments, catch_exceptions=False, standalone_mode=False)
+    assert len(open_shards(tmp_path / "shards", "train")) == 2
 
 
 @pytest.mark.parametrize(

@@ -367,3 +367,10 @@ def test_every_small_recipe_trains(name, tiny_shards, tmp_path):
     }
     summary = fit(full(name, **settings), LocalRuntime(tmp_path, "cpu"), NullTracker(), show=lambda line: None)
     assert summary.status == "finished"
+
+
+@pytest.mark.parametrize("name", cards.names())
+def test_a_card_has_a_recipe_for_a_look_at_it(name):
+    chosen = recipe.fitting(name)
+    assert recipe.load(chosen).dataset == (name if chosen != "gald/scenes" else "scenes")
+    assert recipe.fitting("camvid") == "gald/camvid"

@@ -79,7 +79,7 @@ setting = click.option(
 
 @rayseg.command()
 @click.argument("card")
-@click.option("--root", type=folder, help="The raw data set's folder; generated cards need none.")
+@click.option("--root", type=folder, help="The raw data set's folder; CARD's in RAYSEG_DATA when absent.")
 @click.option("--out", type=folder, required=True, help="Where the shards go; must not exist.")
 @click.option("--workers", type=click.IntRange(1, 256), help="Threads, or Ray tasks at once; all CPUs when absent.")
 @click.option("--image", default="keep", show_default=True, help="keep, png, webp (no loss), webp:QUALITY, jpeg:95.")
@@ -92,6 +92,9 @@ def shard(card: str, root: Path | None, out: Path, workers: int | None, image: s
     from rayseg.data import shards
 
     chosen = cards.load(card)
+    data = os.environ.get("RAYSEG_DATA")
+    if root is None and data and chosen.generated is None:
+        root = Path(data) / (chosen.folder or chosen.name)
     try:
         with _bar(f"sharding {card}") as tick:
             report = shards.write(chosen, root, out, workers=_crew(workers, on_ray), image=image, progress=tick)
@@ -160,7 +163,7 @@ def verify(shards_dir: Path, workers: int) -> None:
 @rayseg.command()
 @click.argument("shards_dir", metavar="DIR", type=folder)
 @click.option("--augmented", type=folder, metavar="PNG", help="Draw to it what training makes of some samples.")
-@click.option("--recipe", help="With --augmented: whose settings; gald/scenes when absent.")
+@click.option("--recipe", help="With --augmented: whose settings; GALD's for the card when absent.")
 @setting
 def inspect(shards_dir: Path, augmented: Path | None, recipe: str | None, settings: tuple[str, ...]) -> None:
     """Print samples, sizes and class shares, from the index alone."""
@@ -183,10 +186,11 @@ def inspect(shards_dir: Path, augmented: Path | None, recipe: str | None, settin
         say(f"warning: {line}")
     say(f"look at it: {found.page}")
     if augmented is not None:
+        from rayseg import recipe as recipes
         from rayseg.config import parse_settings
         from rayseg.train.preview import draw
 
-        draw(shards_dir, augmented, recipe=recipe or "gald/scenes", settings=parse_settings(settings))
+        draw(shards_dir, augmented, recipe=recipe or recipes.fitting(found.name), settings=parse_settings(settings))
         say(f"what training sees: {augmented}")
 
 

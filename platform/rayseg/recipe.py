@@ -31,6 +31,11 @@ def names() -> list[str]:
     return sorted(str(path.relative_to(FOLDER).with_suffix("")) for path in FOLDER.glob("*/*.toml"))
 
 
+def fitting(card: str) -> str:
+    """Name a recipe for a card's samples: GALD's for it, or the one for drawn scenes."""
+    return name if (name := f"gald/{card}") in names() else "gald/scenes"
+
+
 def load(name: str) -> Recipe:
     """Read a recipe by its name (`gald/scenes`), or from the path of a `.toml` file.
 
