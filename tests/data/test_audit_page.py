@@ -182,13 +182,31 @@ def test_what_is_there_twice_is_found_and_shown(files: Path, tmp_path: Path) -> 
     copied(files)
     report = shards.write(make_card(), files, tmp_path / "out", image="jpeg:50")
     assert report.warnings == (
-        "train and val: 2 pictures occur in 4 samples, such as train/a002 and val/y; the masks of 1 differ",
-        "train: 1 picture occurs in 2 samples, such as train/a001 and train/z",
+        "train and val: 2 pictures occur in 4 samples: train/a002 and val/y, train/x and val/b000; "
+        "the masks of 1 differ",
+        "train: 1 picture occurs in 2 samples: train/a001 and train/z",
     )
     text = "".join(page_of(tmp_path / "out").text)
     assert "in both train and val: 2" in text
     assert "within train: 1" in text
     assert "2 times · their masks differ" in text
+
+
+def test_all_that_is_there_twice_is_named(tmp_path: Path) -> None:
+    """A warning names the first few, the page all; of a picture that is there three times two and a count."""
+    files = make_files(tmp_path / "raw", 10, 1)
+    for kind in ("", "annot"):
+        for i in range(10):
+            shutil.copy(files / f"train{kind}/a{i:03d}.png", files / f"val{kind}/c{i:03d}.png")
+        shutil.copy(files / f"train{kind}/a009.png", files / f"val{kind}/d.png")
+    report = shards.write(make_card(), files, tmp_path / "out")
+    names = [f"train/a{i:03d} and val/c{i:03d}" for i in range(10)]
+    assert report.warnings == (
+        f"train and val: 10 pictures occur in 21 samples: {', '.join(names[:4])}, ... (the audit page has them)",
+    )
+    assert f"and {names[8]}; {names[9]} and 1 more" in page_of(tmp_path / "out").text
+    captions = "".join(page_of(tmp_path / "out").text)
+    assert all(word in captions for name in names for word in name.split(" and "))
 
 
 def nearly_copied(files: Path) -> None:

@@ -112,9 +112,10 @@ COUNTS = {  # the papers' own words: gald IV-A, dgcwnet 4.1, df_dam 4.1, dfn 4
     "cocostuff164k": {"train": 118287, "val": 5000},
     "camvid": {"train": 367, "val": 101},
     "camvid_full": {"train": 367, "val": 101, "test": 233, "trainval": 468},
+    "camvid_test": {"train": 367, "val": 101, "test": 233, "trainval": 468},
 }
 CLASSES = {"cityscapes": 19, "cityscapes_coarse": 19, "voc": 21, "voc_aug": 21, "pascal_context": 60, "ade20k": 150}
-CLASSES |= {"cocostuff10k": 171, "cocostuff164k": 171, "camvid": 11, "camvid_full": 11}
+CLASSES |= {"cocostuff10k": 171, "cocostuff164k": 171, "camvid": 11, "camvid_full": 11, "camvid_test": 11}
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -125,7 +126,7 @@ def test_classes_and_samples_are_the_papers(name: str) -> None:
 
 
 def test_cards_of_one_set_agree() -> None:
-    for one, other in (("cityscapes", "cityscapes_coarse"), ("voc", "voc_aug")):
+    for one, other in (("cityscapes", "cityscapes_coarse"), ("voc", "voc_aug"), ("camvid", "camvid_test")):
         assert card.load(one).classes == card.load(other).classes
         assert card.load(one).labels.ignore == card.load(other).labels.ignore
     ten, all_of_it = card.load("cocostuff10k"), card.load("cocostuff164k")

@@ -86,6 +86,16 @@ def test_what_is_wrong_is_refused(tmp_path: Path) -> None:
     assert called("--template", data=str(tmp_path))
 
 
+def test_the_folder_of_all_sets_may_be_that_of_the_set(files: Path) -> None:
+    tiny = make_card(folder=files.name)
+    assert catalogue.found(tiny, files) == catalogue.found(tiny, files.parent) == "train 6, val 3"
+    assert catalogue.found(make_card(folder="other"), files) == "no folder other"
+
+
+def test_lists_are_told(tmp_path: Path) -> None:
+    assert "named in VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt" in "".join(called("voc"))
+
+
 def test_a_number_that_nobody_expects_is_just_a_number(files: Path) -> None:
     tiny = make_card(folder=files.name)
     assert catalogue.found(tiny, files.parent) == "train 6, val 3"

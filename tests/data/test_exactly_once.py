@@ -29,6 +29,7 @@ from rayseg.errors import CheckpointError, DataError
 from rayseg.schema import to_dict
 from rayseg.tracking import NullTracker
 from rayseg.train import feed
+from rayseg.train.commit import Commit
 from rayseg.train.loop import fit
 from rayseg.train.runtime import LocalRuntime
 
@@ -94,10 +95,9 @@ def test_killed_at_any_step_and_resumed_on_any_ranks(
     if not total:
         return
     said = ledger.audit(folder, samples.index.key)
-    epochs, beyond = divmod(total * BATCH, len(samples))
-    if said.steps == total:
-        assert (said.lost, said.repeated) == ([], [])
-        assert (said.epochs, said.beyond) == (epochs, beyond)
+    assert said.steps == total or (said.steps > total and not legs[-1][2]), "the last leg did nothing"
+    assert (said.lost, said.repeated) == ([], [])
+    assert (said.epochs, said.beyond) == divmod(said.steps * BATCH, len(samples))
 
 
 def test_more_ranks_than_shards_or_samples(train: ShardSet, tmp_path: Path) -> None:
@@ -176,11 +176,45 @@ def test_no_record_at_all(tmp_path: Path) -> None:
         ledger.audit(tmp_path, ["a"])
 
 
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    files=st.lists(st.lists(st.tuples(st.integers(1, 3), st.sampled_from([1, 40, 400])), max_size=4), max_size=3),
+    torn=st.sampled_from([b"", b'{"attempt":7,"rank":0,"wor', b"\0" * 50, b"\xff\xfe"]),
+)
+def test_an_attempts_number_is_read_from_the_ends_of_the_files(
+    tmp_path_factory: pytest.TempPathFactory, files: list[list[tuple[int, int]]], torn: bytes
+) -> None:
+    """It is one more than the largest of all lines, and of each file one line is enough to know it."""
+    folder, highest, parsed, whole = tmp_path_factory.mktemp("run"), -1, list[bytes](), ledger._parsed
+    (folder / "samples").mkdir()
+    for rank, attempts in enumerate(files):
+        lines, attempt = b"", -1
+        for later, keys in attempts:
+            attempt += later
+            line = {"attempt": attempt, "rank": rank, "world": 1, "step": 0, "keys": ["k" * 30] * keys}
+            lines += b"\n" + json.dumps(line).encode() + b"\n"
+        often = 50 if len(attempts) == 1 else 1
+        (folder / "samples" / f"rank-{rank:04d}.jsonl").write_bytes(lines * often + torn)
+        highest = max(highest, attempt)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ledger, "_TAIL", 1000)
+        patch.setattr(ledger, "_parsed", lambda text: parsed.append(text) or whole(text))
+        assert ledger.next_attempt(folder) == highest + 1
+    assert len([text for text in parsed if whole(text)]) == len([attempts for attempts in files if attempts])
+
+
+def test_a_missing_step_is_named(train: ShardSet, tmp_path: Path) -> None:
+    run(part_of(train, 16), tmp_path, start=0, steps=6, world=1, threads=1)
+    rewrite(tmp_path, 0, [line for line in lines_of(tmp_path, 0) if line["step"] not in (3, 4)])
+    with pytest.raises(CheckpointError, match="step 3 is missing"):
+        ledger.audit(tmp_path, ["a"])
+
+
 def test_a_line_that_was_not_ended_counts_for_nothing(train: ShardSet, record: tuple[Path, list[str]]) -> None:
     folder, keys = record
     path = folder / "samples" / "rank-0000.jsonl"
     path.write_bytes(path.read_bytes() + b'{"attempt":0,"rank":0,"wor')
-    run(part_of(train, 16), folder, start=3, steps=3, world=1, threads=1)
+    run(part_of(train, 16), folder, start=4, steps=2, world=1, threads=1)
     said = ledger.audit(folder, keys)
     assert (said.steps, said.attempts, said.epochs, said.lost, said.repeated) == (6, 2, 3, [], [])
 
@@ -232,6 +266,33 @@ def test_the_digest_is_of_the_samples_and_not_of_their_shards(
     assert cursor.digest(part_of(threes, 6).index) != cursor.digest(sevens.index)
 
 
+def test_shards_of_another_length_are_another_stream_where_the_order_goes_by_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same samples in other shards: with `mixed_shards` an epoch would lose some and repeat others."""
+    from tiny_sets import make_card, make_files
+
+    files, feeds = make_files(tmp_path / "raw", 12, 2), dict[tuple[int, int | None], feed.Feed]()
+    for length in (3, 5):
+        monkeypatch.setattr(shards, "SHARD_SAMPLES", length)
+        shards.write(make_card(), files, tmp_path / str(length))
+        for mixed in (None, 2):
+            made = settings_of(tmp_path / str(length), **({"data.mixed_shards": mixed} if mixed else {}))
+            opened = open_shards(tmp_path / str(length), "train")
+            feeds[length, mixed] = feed.Feed(made, LocalRuntime(tmp_path), opened)
+    for mixed in (None, 2):
+        orders = [plan.order(feeds[length, mixed].plan, 0).tolist() for length in (3, 5)]
+        saved = Commit(tmp_path, 2, feeds[3, mixed].state(2))
+        feeds[3, mixed].refuse_another(saved)
+        if orders[0] == orders[1]:
+            feeds[5, mixed].refuse_another(saved)
+            assert mixed is None
+        else:
+            with pytest.raises(CheckpointError, match=r"stream of samples has data = "):
+                feeds[5, mixed].refuse_another(saved)
+            assert mixed == 2
+
+
 # --- samples that cannot be read --------------------------------------------------------------------------------------
 
 
@@ -266,7 +327,7 @@ def test_skipped_samples_are_replaced_alike_on_any_ranks_and_counted(
                 for batch in batches:
                     record.write(batch)
             assert {len(batch.keys) for batch in batches} == {20 // world}
-            counts |= tolerance.lost
+            counts |= {str(opened.index.key[position]): what for position, what in tolerance.lost.items()}
             whole.append([(batch.keys, batch.images.tobytes()) for batch in batches])
         assert counts.keys() == bad
         keys = [
@@ -299,6 +360,33 @@ def test_the_limit_is_a_share_of_the_samples(train: ShardSet, monkeypatch: pytes
         tolerance.count(position, DataError("x", "y", "z"))
     with pytest.raises(DataError, match=r"7 of 300"):
         tolerance.count(6, DataError("x", "y", "z"))
+
+
+def test_the_ranks_count_together_what_each_of_them_lost(
+    train: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rank 0 says what others lost too; one sample that two ranks lost is one; the limit is for all together."""
+    monkeypatch.setattr("rayseg.data.tolerance.LIMIT", 0.02)
+    said, elsewhere = list[str](), [4, 9, 11]
+    config = configs.from_dict(configs.merged(TINY, {"data.shards": "x", "data.bad_shard": "skip"}))
+
+    def summed(tensor: Any) -> Any:
+        tensor[elsewhere] += 1
+        return tensor
+
+    monkeypatch.setattr(feed, "sum_over_ranks", summed)
+    with feed.Feed(config, LocalRuntime(tmp_path), train).begin(0, said.append) as batches:
+        tolerance = batches._loader.tolerance
+        assert tolerance is not None
+        for position in (4, 7):
+            tolerance.count(position, DataError("mine", "here", "fix"))
+        assert batches.skipped() == batches.skipped() == {"skipped_samples": 4.0}
+        assert sorted(tolerance.lost) == [4, 7, 9, 11]
+        assert len(said) == 4, "each is said once"
+        assert "another rank could not read it (train-000000.tar: a009)" in said[2]
+        elsewhere += [20, 21, 22]
+        with pytest.raises(DataError, match="7 of 300"):
+            batches.skipped()
 
 
 def test_a_cut_shard_is_opened_or_given_up_by_what_it_lost(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -405,14 +493,16 @@ class Mortal(LocalRuntime):
 
     def __init__(self, run_dir: Path, steps: int, *, really: bool = False) -> None:
         super().__init__(run_dir, "cpu")
-        self.left, self.really = 2 * steps - 1, really  # it is asked twice a step
+        self.steps, self.really = steps, really
 
     def stop(self) -> None:
-        self.left -= 1
-        if self.left == 0 and self.really:
+        """Be asked after each step: the record says how many this attempt has done."""
+        lines = lines_of(self.run_dir, self.rank)
+        if sum(line["attempt"] == lines[-1]["attempt"] for line in lines) < self.steps:
+            return
+        if self.really:
             os.kill(os.getpid(), signal.SIGKILL)
-        if self.left == 0:
-            raise Killed
+        raise Killed
 
 
 def killed_for_real(plain: dict[str, Any], run_dir: Path) -> None:
@@ -424,16 +514,17 @@ def killed_for_real(plain: dict[str, Any], run_dir: Path) -> None:
 
 
 def gone_on(scenes: Path, run_dir: Path) -> ledger.Audit:
-    """Resume a run that was killed in step 6 three times, until it is through."""
+    """Resume a run that was killed after six steps from its commits of every fourth, kill it twice more, and end it."""
     config = settings_of(scenes)
-    for steps in (
-        1,
-        4,
-    ):  # from the commit of step 4, and gone in step 5; again from there, and gone with that of step 8
+    for steps in (1, 6):
         with pytest.raises(Killed):
             fit(config, Mortal(run_dir, steps), NullTracker(), show=lambda line: None)
     assert fit(config, LocalRuntime(run_dir, "cpu"), NullTracker(), show=lambda line: None) is not None
-    assert [line["step"] for line in lines_of(run_dir, 0)] == [*range(6), 4, *range(4, 8), *range(8, 15)]
+    lines = lines_of(run_dir, 0)
+    attempts = [[line["step"] for line in lines if line["attempt"] == number] for number in range(4)]
+    assert all(steps == list(range(steps[0], steps[-1] + 1)) and steps[0] % 4 == 0 for steps in attempts)
+    assert [len(steps) for steps in attempts[:3]] == [6, 1, 6]
+    assert len(lines) > 15, "some steps were done again"
     return ledger.audit(run_dir, open_shards(scenes, "train").index.key)
 
 
@@ -482,7 +573,7 @@ def one_of_two(rank: int, port: int, plain: dict[str, Any], run_dir: Path, steps
 
 @pytest.mark.slow
 def test_a_run_of_two_ranks_that_goes_on_with_one_and_with_two_again(scenes: Path, tmp_path: Path) -> None:
-    """Killed in step 7, resumed at 4 on one rank and gone in 9, resumed at 8 on two until the end."""
+    """Killed after 7 steps, resumed at 4 on one rank and gone 5 later, resumed on two until the end."""
     import socket
 
     config = settings_of(scenes)

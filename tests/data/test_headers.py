@@ -43,6 +43,13 @@ def test_jpegs(height: int, width: int, quality: int, progressive: bool) -> None
         assert headers.size(memoryview(data), "x") == (height, width) == images.size(data, "x")
 
 
+@pytest.mark.parametrize("before", [b"\xff\xc4\0\x0b", b"\xff\xc8\0\x0b", b"\xff\xcc\0\x0b", b"\xff\xff\xff\xe1\0\x0b"])
+def test_what_stands_before_a_jpegs_frame(before: bytes) -> None:
+    """Tables, and bytes that fill, may come first; three of the markers among the frames' are none."""
+    data = pillow(noise(20, 31), "JPEG")
+    assert headers.size(data[:2] + before + bytes(range(9)) + data[2:], "x") == (20, 31)
+
+
 @given(height=sides, width=sides)
 def test_pngs(height: int, width: int) -> None:
     for data in (pillow(noise(height, width), "PNG"), images.encode_png(noise(height, width)[..., 0].copy())):

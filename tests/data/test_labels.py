@@ -76,6 +76,12 @@ def test_a_mask_that_is_labels_already_keeps_its_bytes() -> None:
     assert Coding(make_card()).stored_mask(file.getvalue(), "m.png") == file.getvalue()
 
 
+def test_nothing_is_ignored_where_the_card_says_so() -> None:
+    data = images.encode_png(np.full((2, 3), IGNORED, np.uint8))
+    with pytest.raises(DataError, match=f"mask has value {IGNORED} in 6 pixels"):
+        Coding(make_card(labels={"ignore": []})).stored_mask(data, "m.png")
+
+
 @pytest.mark.parametrize("name", ["camvid", "scenes"])
 def test_the_first_cards_masks_keep_their_bytes(name: str) -> None:
     data = images.encode_png(np.arange(12, dtype=np.uint8).reshape(3, 4))
@@ -127,5 +133,8 @@ def test_a_mask_of_another_kind(name: str, tmp_path: Path) -> None:
 def test_a_jpeg_is_no_mask(name: str) -> None:
     file = io.BytesIO()
     Image.new("RGB", (4, 4)).save(file, "JPEG")
-    with pytest.raises(DataError, match="no MAT-file" if "variable" in CODINGS[name].get("labels", {}) else "no PNG"):
+    labels: dict[str, object] = CODINGS[name].get("labels", {})
+    form = "colours as an 8-bit RGB PNG" if labels.get("coding") == "color" else "labels as an 8-bit one-channel PNG"
+    says = "no MAT-file" if "variable" in labels else f"no PNG .*: save {form}"
+    with pytest.raises(DataError, match=says):
         Coding(make_card(**CODINGS[name])).stored_mask(file.getvalue(), "m")

@@ -60,15 +60,16 @@ def test_two_files_that_come_to_one_key(files: Path) -> None:
 
 def test_a_key_in_two_splits(files: Path) -> None:
     put_pair(files, "val", "a002.png", 50)
-    with pytest.raises(DataError, match=r"key 'a002' is in val and.*train"):
+    with pytest.raises(DataError, match=r"1 keys are in two splits, such as 'a002' in val and.*train"):
         pairs.find(make_card(), files)
 
 
 def test_missing_folder_no_files_long_names(files: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"missing folder .*none"):
-        pairs.find(make_card(), tmp_path / "none")
-    with pytest.raises(DataError, match="missing folder"):
-        pairs.find(make_card(), "pipe:touch pwned")
+    for root in (tmp_path / "none", "pipe:touch pwned", files / "train/a001.png"):
+        with pytest.raises(DataError, match=r"no such folder .*: --root names"):
+            pairs.find(make_card(), root)
+    with pytest.raises(DataError, match=r"missing folder .*none.*has to hold none/\*\.png"):
+        pairs.find(make_card(splits={"train": {"images": "none/*.png", "masks": "trainannot/*.png"}}), files)
     with pytest.raises(DataError, match="no file"):
         pairs.find(make_card(splits={"train": {"images": "train/*.jpg", "masks": "trainannot/*.png"}}), files)
     put_pair(files, "train", "x" * 91 + ".png", 50)
@@ -102,12 +103,19 @@ def test_names_in_lists_and_ranges(files: Path, names: dict[str, object], keys: 
     assert [pair.key for pair in found] == keys
 
 
+def test_a_list_that_an_editor_began_with_a_mark(files: Path) -> None:
+    (files / "few.txt").write_text("\ufeffa001\n", "utf-8")
+    found = pairs.find(make_card(splits={"train": SPLIT | {"lists": ["few.txt"]}}), files)["train"]
+    assert [pair.key for pair in found] == ["a001"]
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
         ("a001\na007\na008\n", r"2 names of the list have no file, such as a007 .*train/\*\.png"),
         ("\n \n", r"the list is empty .*few\.txt"),
-        ("../../a001\n", "no file"),
+        ("../../a001\n", r"1 names of the list have no file, such as \.\./\.\./a001"),
+        ("a001.png\na002.png\n", r"2 names .*such as a001\.png .*what \* stands for, without extension"),
         ("\udce9t\xe9", r"not UTF-8 text .*few\.txt"),
     ],
 )
@@ -135,7 +143,7 @@ def test_an_image_of_a_list_without_its_mask(files: Path) -> None:
 def test_an_image_in_two_splits_by_their_lists(files: Path) -> None:
     listed(files, few="a001\n", more="a001\na002\n")
     splits = {"train": SPLIT | {"lists": ["more.txt"]}, "val": SPLIT | {"lists": ["few.txt"]}}
-    with pytest.raises(DataError, match="key 'a001' is in val and"):
+    with pytest.raises(DataError, match="1 keys are in two splits, such as 'a001' in val and"):
         pairs.find(make_card(splits=splits), files)
 
 
@@ -146,6 +154,19 @@ def test_a_split_made_of_others_has_no_pairs_of_its_own(files: Path) -> None:
     how = {"seed": 3, "height": 32, "width": 48}
     drawn = make_card(generated=how, splits={"b": {"count": 1}, "a": {"count": 1}, "all": {"of": ["a", "b"]}})
     assert pairs.find(drawn, None).keys() == {"a", "b"}
+
+
+@pytest.mark.parametrize("what", ["scandir", "glob"])
+def test_a_folder_that_is_closed_to_us(files: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """It is not taken for an empty one, whoever asks."""
+
+    def closed(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(*((pairs.os, "scandir") if what == "scandir" else (Path, "glob")), closed)
+    with pytest.raises(DataError, match=r"cannot read the folder: Permission denied .*train"):
+        pairs.find(make_card(), files)
+    assert "cannot read the folder" in str(pairs.survey(make_card(), files)["val"])
 
 
 def test_a_survey_counts_what_is_there_and_says_what_is_not(files: Path) -> None:

@@ -25,7 +25,7 @@ from cryptography.x509.oid import NameOID
 from tiny_sets import make_card, make_files
 
 from rayseg import config
-from rayseg.data import cache, open_shards, remote, shards
+from rayseg.data import cache, open_shards, remote, shards, transport
 from rayseg.data.cache import GIB, ShardCache
 from rayseg.data.manifest import ShardFile
 from rayseg.data.reader import ShardSet
@@ -43,7 +43,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves a folder and counts what was asked for; `wrong` gives other bytes for a file, `moved` sends elsewhere."""
+    """Serves a folder and counts what was asked for.
+
+    By a file's name: `wrong` gives other bytes, `moved` sends elsewhere, `answers` refuses with a code, `broken` ends
+    the connection in the middle so many times, `slow` sends a half and then nothing.
+    """
 
     daemon_threads = True
 
@@ -51,6 +55,10 @@ class Server(http.server.ThreadingHTTPServer):
         self.asked: list[str] = []
         self.wrong: dict[str, list[bytes]] = {}
         self.moved: dict[str, str] = {}
+        self.answers: dict[str, list[int]] = {}
+        self.broken: dict[str, int] = {}
+        self.slow: set[str] = set()
+        self.awake = threading.Event()
         super().__init__(("127.0.0.1", 0), functools.partial(Handler, directory=str(root)))
 
 
@@ -65,6 +73,18 @@ class Handler(http.server.SimpleHTTPRequestHandler):
             self.send_response(200)
             self.end_headers()
             self.wfile.write(body)
+        elif self.server.answers.get(name):
+            self.send_error(self.server.answers[name].pop(0))
+        elif self.server.broken.get(name) or name in self.server.slow:
+            body = Path(self.translate_path(self.path)).read_bytes()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body[: len(body) // 2])
+            if name in self.server.slow:
+                self.server.awake.wait(60)
+            else:
+                self.server.broken[name] -= 1
         elif name in self.server.moved:
             self.send_response(302)
             self.send_header("Location", self.server.moved[name])
@@ -110,7 +130,7 @@ def plain(folder: Path) -> Iterator[Server]:
 def server(folder: Path, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A server with TLS whose certificate is trusted."""
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
-    remote._opener.cache_clear()
+    transport._opener.cache_clear()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*certificate)
     with Server(folder.parent) as server:
@@ -120,7 +140,7 @@ def server(folder: Path, certificate: tuple[Path, Path], monkeypatch: pytest.Mon
         yield server
         server.shutdown()
         thread.join()
-    remote._opener.cache_clear()
+    transport._opener.cache_clear()
 
 
 @pytest.fixture(autouse=True)
@@ -158,7 +178,7 @@ def test_https_gives_what_the_folder_gives_and_each_shard_once(server: Server, f
 
 def test_an_untrusted_certificate_is_refused(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SSL_CERT_FILE")
-    remote._opener.cache_clear()
+    transport._opener.cache_clear()
     with pytest.raises(ClusterError, match=r"cannot fetch it: .*certificate"):
         open_shards(url_of(server), "train", options(tmp_path))
 
@@ -236,10 +256,44 @@ def test_what_is_no_place_for_shards(path: str, as_path: bool, tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GOPEN_REWRITE", "/=pipe:touch pwned;")
     monkeypatch.setenv("USE_AIS_FOR", "https:s3")
-    with pytest.raises(DataError, match=r"not read from|not taken") as caught:
+    with pytest.raises(DataError, match=r"not read from|not taken"):
         open_shards(Path(path) if as_path else path, "train", options(tmp_path))
-    assert "password" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+SECRET = "s3cr-t"
+WITH_SECRETS = [
+    f"https://user:{SECRET}@host/set",
+    f"https:user:{SECRET}@host/set",
+    f"https://user:a/{SECRET}@host/set",
+    f"https://user:a?{SECRET}@host/set",
+    f"https://host/set?token={SECRET}",
+    f"https://host/set#{SECRET}",
+    f"http://user:{SECRET}@host/set",
+    f"s3:key:{SECRET}@bucket/set",
+    f"ftp://host/set?a=b&token={SECRET}",
+    f"pipe:curl -H token:{SECRET} host",
+]
+
+
+@pytest.mark.parametrize("path", WITH_SECRETS)
+def test_no_message_holds_a_secret(path: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=path.split(":")[0]) as caught:
+        open_shards(path, "train", options(tmp_path))
+    assert SECRET not in str(caught.value)
+    assert SECRET not in repr(caught.value)
+
+
+def test_an_endpoint_is_said_without_its_password(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://user:{SECRET}@127.0.0.1:9")
+    with pytest.raises(DataError, match="without TLS") as caught:
+        open_shards("s3://bucket/set", "train", options(tmp_path))
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["gs://my_bucket/set", "s3://a.b-c/d=1/e+f", "https://host:8443/~me/set"])
+def test_what_buckets_and_hosts_are_called(url: str) -> None:
+    assert str(transport.parse(url + "/")) == url
 
 
 @pytest.mark.parametrize("path", ["{pipe:touch pwned}", "{000..009}.tar", "-", "a{pipe:touch pwned,b}"])
@@ -288,11 +342,17 @@ def test_a_shard_of_other_bytes_is_fetched_again_and_then_refused(server: Server
     whole = (folder / "train-000000.tar").read_bytes()
     flipped = bytearray(whole)
     flipped[700] ^= 1
-    wrong = {"cut": whole[:-10], "longer": whole + b"x", "flipped": bytes(flipped), "a page": b"<html>", "": b""}
+    wrong = {
+        rf"{len(whole) - 10} of its {len(whole)} bytes came": whole[:-10],
+        rf"more than its {len(whole)} bytes came": whole + b"x",
+        "not those that were written": bytes(flipped),
+        r"\b6 of its": b"<html>",
+        r"\b0 of its": b"",
+    }
     opened = open_shards(url_of(server), "train", options(tmp_path))
-    for body in wrong.values():
+    for says, body in wrong.items():
         server.wrong["train-000000.tar"] = [body] * 3
-        with pytest.raises(DataError, match=r"the fetched shard is wrong: .*set/train-000000.tar"):
+        with pytest.raises(DataError, match=rf"the fetched shard is wrong: .*{says}.*set/train-000000.tar"):
             opened.read(0)
         assert not list((tmp_path / "cache").glob("*.tar"))
         assert not list((tmp_path / "cache").glob("*.part"))
@@ -324,6 +384,53 @@ def test_a_cached_shard_that_the_disk_changed_is_fetched_again(server: Server, t
         path.write_bytes(data)
     np.testing.assert_array_equal(opened.read(3).image, before.image)
     assert server.asked.count("train-000000.tar") == 2
+
+
+SHARD = "train-000000.tar"
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "index.parquet", SHARD])
+def test_a_connection_that_breaks_is_the_networks_fault(server: Server, tmp_path: Path, name: str) -> None:
+    """The bytes that came are no damaged shard: `skip` would count it, and the folder is sound."""
+    server.broken[name] = 3
+    with pytest.raises(ClusterError, match=rf"the connection broke, \d+ bytes before the end .*/{name}"):
+        open_shards(url_of(server), "train", options(tmp_path)).read(0)
+    assert server.asked.count(name) == 3
+    server.broken[name] = 2
+    assert open_shards(url_of(server), "train", options(tmp_path)).read(0).key == "a000"
+
+
+@pytest.mark.parametrize("code", [500, 503, 403])
+def test_a_server_that_refuses_is_asked_three_times(server: Server, tmp_path: Path, code: int) -> None:
+    opened = open_shards(url_of(server), "train", options(tmp_path))
+    server.answers[SHARD] = [code] * 3
+    with pytest.raises(ClusterError, match=rf"the server answers {code} .*/{SHARD}"):
+        opened.read(0)
+    assert not list((tmp_path / "cache").glob("*.*"))
+    server.answers[SHARD] = [code] * 2
+    assert opened.read(0).key == "a000"
+
+
+def test_a_server_that_falls_silent_is_given_up(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = open_shards(url_of(server), "train", options(tmp_path))
+    monkeypatch.setattr(transport, "TIMEOUT_S", 0.2)
+    server.slow.add(SHARD)
+    with pytest.raises(ClusterError, match=rf"timed out .*/{SHARD}"):
+        opened.read(0)
+    server.awake.set()
+    assert not list((tmp_path / "cache").glob("*.*"))
+
+
+def test_a_server_that_dies_is_said(
+    folder: Path, certificate: tuple[Path, Path], server: Server, tmp_path: Path
+) -> None:
+    opened = open_shards(url_of(server), "train", options(tmp_path))
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(ClusterError, match=r"cannot fetch it: .*refused"):
+        opened.read(0)
 
 
 # --- the cache --------------------------------------------------------------------------------------------------------
@@ -384,6 +491,39 @@ def test_a_full_disk_is_said(tmp_path: Path, server: Server, monkeypatch: pytest
     assert not list((tmp_path / "cache").glob("*.*"))
 
 
+def test_a_cache_that_cannot_be_written_is_no_fault_of_the_network(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file")
+    opened = open_shards(url_of(server), "train", options(tmp_path))
+    with pytest.raises(ClusterError, match=r"cannot keep a shard: .*/cache.*data.remote.cache_dir"):
+        opened.read(0)
+    assert SHARD not in server.asked
+
+
+def test_a_disk_that_takes_a_part_at_a_time_gets_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, (file, data) = os.pwrite, made(5000, 0)
+    monkeypatch.setattr(cache.os, "pwrite", lambda descriptor, part, at: write(descriptor, part[:300], at))
+    assert get(ShardCache(tmp_path, 10**6), file, data) == data
+
+
+def test_what_two_killed_processes_left_does_not_lock_a_smaller_cache(tmp_path: Path) -> None:
+    """Both shards are wanted at once, and their halves together are more than it may hold now."""
+    kept, files, found = ShardCache(tmp_path, 1500), [made(1000, i) for i in range(2)], list[bool]()
+    for file, _ in files:
+        (tmp_path / f"{file.sha256}.part").write_bytes(bytes(1000))
+    gate = threading.Barrier(2)
+
+    def want(file: ShardFile, data: bytes) -> None:
+        gate.wait(60)
+        found.append(get(kept, file, data) == data)
+
+    threads = [threading.Thread(target=want, args=each, daemon=True) for each in files]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert found == [True, True]
+
+
 def test_a_cache_smaller_than_the_work_is_refused(server: Server, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"cache_gib"):
         open_shards(url_of(server), "train", options(tmp_path, cache_gib=1000 / GIB))
@@ -423,6 +563,24 @@ def test_processes_and_threads_share_it_without_a_race(tmp_path: Path) -> None:
         assert wrong == 0
         assert most <= 3500
         assert fetched < 150
+
+
+def test_a_shard_that_came_between_the_look_and_the_lock_is_not_fetched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, (file, data), fetched, look = ShardCache(tmp_path, 10**6), made(5000, 0), list[str](), ShardCache._opened
+    get(kept, file, data)
+    late = iter([True])
+
+    def looked(self: ShardCache, shard: ShardFile) -> int:
+        if next(late, False):
+            raise FileNotFoundError
+        return look(self, shard)
+
+    monkeypatch.setattr(ShardCache, "_opened", looked)
+    assert get(kept, file, data, fetched) == data
+    assert not fetched
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_one_process_fetches_what_many_want_at_once(tmp_path: Path) -> None:

@@ -166,8 +166,10 @@ def test_a_split_of_nothing_but_ignored_pixels_is_refused(files: Path, tmp_path:
 def test_the_same_again_changes_nothing(files: Path, tmp_path: Path) -> None:
     first = shards.write(make_card(), files, tmp_path / "out")
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
-    again = shards.write(make_card(), files, tmp_path / "out", workers=3)
+    seen: list[tuple[int, int]] = []
+    again = shards.write(make_card(), files, tmp_path / "out", workers=3, progress=lambda *at: seen.append(at))
     assert again == first.model_copy(update={"unchanged": True})
+    assert seen == [(i, 9) for i in range(1, 10)], "to compare a large set takes minutes, too"
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == stamps
 
 
@@ -204,6 +206,24 @@ def test_out_is_a_file_a_strangers_folder_or_damaged(files: Path, tmp_path: Path
         shards.write(make_card(), files, out)
 
 
+@pytest.mark.parametrize("out", ["s3://bucket/x", Path("s3://bucket/x"), "https://host/x", "pipe:/touch pwned"])
+def test_out_is_a_url(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str | Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(UsageError, match="is no folder here"):
+        shards.write(make_card(), files, out)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_out_is_an_empty_mount_point(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No folder can be renamed to it: to find that out when all the work is done would be late."""
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == tmp_path / "out")
+    with pytest.raises(DataError, match=r"mount point .*out.*: name a folder in it"):
+        shards.write(make_card(), files, tmp_path / "out", progress=lambda done, total: pytest.fail("work was done"))
+    shards.write(make_card(), files, tmp_path / "out/shards")
+
+
 def test_an_empty_folder_is_taken(files: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     assert not shards.write(make_card(), files, tmp_path / "out").unchanged
@@ -222,7 +242,7 @@ def test_what_is_odd_is_said(files: Path, tmp_path: Path) -> None:
     report = shards.write(make_card(splits=splits), files, tmp_path / "out")
     assert report.warnings == (
         "train: 7 samples where the card expects 367",
-        "train: 1 picture occurs in 2 samples, such as train/a001 and train/z",
+        "train: 1 picture occurs in 2 samples: train/a001 and train/z",
         "val: no pixel of class 'class2'",
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import multiprocessing
 import os
@@ -295,6 +296,38 @@ def test_a_full_disk_leaves_nothing_half_there(
     assert not out.exists()
     assert shards.write(make_card(), files, out).adopted == {4096: 0, 11_000: 9, 24_000: 9}[limit]
     assert contents(out) == reference
+
+
+def test_a_rename_that_fails_loses_no_work(
+    files: Path, tmp_path: Path, reference: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the name is that of an empty folder it is not that another command was first."""
+    out, rename = tmp_path / "out", Path.rename
+    out.mkdir()
+
+    def busy(path: Path, name: Path) -> Path:
+        if name == out:
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(name))
+        return rename(path, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", busy)
+        with pytest.raises(DataError, match="cannot write the shards: Device or resource busy"):
+            shards.write(make_card(), files, out)
+    assert shards.write(make_card(), files, out).adopted == 9
+    assert contents(out) == reference
+
+
+def test_a_stranger_that_takes_the_name_meanwhile_is_left_alone(files: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    def take(done: int, total: int) -> None:
+        out.mkdir(exist_ok=True)
+        (out / "mine").touch()
+
+    with pytest.raises(DataError, match="it exists and holds something else"):
+        shards.write(make_card(), files, out, progress=take)
+    assert [path.name for path in out.iterdir()] == ["mine"]
 
 
 def test_a_fault_keeps_the_shards_before_it(files: Path, tmp_path: Path, reference: dict[str, bytes]) -> None:

@@ -368,6 +368,46 @@ def test_a_manifest_that_cannot_be(folder: Path, changes: dict[str, Any], says: 
             look()
 
 
+def test_shards_of_another_version_are_known(folder: Path) -> None:
+    """And no others: what is only damaged is nobody's to draw again."""
+    path, good = folder / "dataset.json", to_dict(manifest.read(folder))
+    for changes, outdated in (({}, False), ({"version": 1}, True), ({"version": 3}, True), ({"format": "x"}, False)):
+        path.write_text(json.dumps(good | changes))
+        assert manifest.is_outdated(folder) == outdated
+    for text in ("", "[]", '{"version": 1}', "[" * 10**5):
+        path.write_text(text)
+        assert not manifest.is_outdated(folder)
+    assert not manifest.is_outdated(folder / "none")
+
+
+def test_any_bit_of_the_table_is_a_fault_or_changes_no_row(folder: Path) -> None:
+    """And nothing but a DataError: a flipped bit also makes text that is no UTF-8."""
+    path, whole, rng = folder / "index.parquet", manifest.read(folder), np.random.default_rng(0)
+    good, rows = path.read_bytes(), index.read(folder, manifest.read(folder))
+    places = [*rng.integers(0, len(good), 600), *range(good.index(b"train"), good.index(b"train") + 40)]
+    for place in places:
+        data = bytearray(good)
+        data[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(data)
+        try:
+            found = index.read(folder, whole)
+        except DataError:
+            continue
+        assert index.digest(found) == index.digest(rows)
+
+
+def test_text_in_the_table_that_is_no_utf8(folder: Path) -> None:
+    path = folder / "index.parquet"
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path)
+    pq.write_table(table, path, compression="none")
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"a257", b"a\xff57"))
+    with pytest.raises(DataError, match=r"cannot be read: .*UTF8.*index.parquet"):
+        open_shards(folder, "train")
+
+
 def test_a_table_of_other_columns(folder: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -15,6 +15,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import stat
 import time
 import tomllib
@@ -149,7 +150,7 @@ def shards_of(card: str, given: str | None, show: Callable[[str], None]) -> str:
         DataError: there are none, and they cannot be drawn.
     """
     from rayseg.data import card as cards
-    from rayseg.data import shards
+    from rayseg.data import manifest, shards
     from rayseg.train.progress import Steps
 
     if given is not None:
@@ -159,6 +160,9 @@ def shards_of(card: str, given: str | None, show: Callable[[str], None]) -> str:
     if not folder.exists() and chosen.generated is None:
         fix = f"rayseg shard {card} --root RAW --out {folder}, or name them with --shards"
         raise DataError(f"no shards of {chosen.name}", folder, fix)
+    if chosen.generated is not None and manifest.is_outdated(folder):
+        show(f"the data set {chosen.name} is there in another version's form: it is drawn again")
+        shutil.rmtree(folder)
     if not folder.exists():
         show(f"drawing the data set {chosen.name} once: {folder}")
         tick = Steps(f"drawing {chosen.name}", show).tick

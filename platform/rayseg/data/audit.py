@@ -18,6 +18,9 @@ from rayseg.data.labels import Coded
 from rayseg.data.pairs import Drawn, Pair
 from rayseg.errors import DataError
 
+_TOLD = 4
+"""How many pictures that are there twice a warning names."""
+
 
 class Audited(NamedTuple):
     """A checked pair, ready to be written; the hashes are those of `index.Row`."""
@@ -118,8 +121,9 @@ def _seen_twice(table: Index) -> Iterator[str]:
     """Name pictures that are there twice: within a split they weigh double, across splits they spoil the score."""
     for place, groups in duplicates.by_place(duplicates.find(table)).items():
         samples = sum(len(group.rows) for group in groups)
-        names = " and ".join(f"{table.split[row]}/{table.key[row]}" for row in duplicates.example(groups[0], table))
+        names = ", ".join(duplicates.named(group, table) for group in groups[:_TOLD])
+        more = ", ... (the audit page has them)" if len(groups) > _TOLD else ""
         differ = sum(group.masks_differ for group in groups)
-        more = f"; the masks of {differ} differ" if differ else ""
+        masks = f"; the masks of {differ} differ" if differ else ""
         occur = "1 picture occurs" if len(groups) == 1 else f"{len(groups)} pictures occur"
-        yield f"{place}: {occur} in {samples} samples, such as {names}{more}"
+        yield f"{place}: {occur} in {samples} samples: {names}{more}{masks}"

@@ -5,8 +5,8 @@ uint8: they are normalised after batching, on the device. What lies outside the 
 jitter nor blur mixes it into the image, and its labels are ignored. DFN's border targets are made of the cropped labels
 on the device, by the loss (`borders`).
 
-The papers' settings: DFN and DF-DAM draw from lists of `scales`, the others from [0.5, 2]; all mirror; Denoised NL
-alone varies colours. None of them blurs, or places crops by class: both are off unless asked for.
+The papers' settings: DFN, DF-DAM and, on ADE20K, GALD draw from lists of `scales`, the others from [0.5, 2]; all
+mirror; Denoised NL alone varies colours. None of them blurs, or places crops by class: both are off unless asked for.
 """
 
 from __future__ import annotations

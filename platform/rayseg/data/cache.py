@@ -87,10 +87,14 @@ class ShardCache:
         descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if not _is(descriptor, partial):  # it was renamed or removed while we waited
+            ours = _is(descriptor, partial)  # it may have been renamed or removed while we waited
+            if not ours or self._path(shard).exists():
+                if ours:  # the shard came between our look and our lock
+                    partial.unlink()
                 os.close(descriptor)
                 return None
             try:
+                os.ftruncate(descriptor, 0)  # what a killed process left of it
                 self._make_room(descriptor, shard.size)
                 _fill(descriptor, shard, fetch())
                 with self._locked():  # or a listing might see it under neither name
@@ -108,7 +112,7 @@ class ShardCache:
         """Claim `size` bytes under the folder's lock; wait where all the rest is being fetched right now."""
         while True:
             with self._locked():
-                held = size + self._held() - os.fstat(descriptor).st_size
+                held = size + self._held()
                 for _, path, freed in sorted(self._files()):
                     if held > self.limit and (path.suffix == ".tar" or _orphaned(path, descriptor)):
                         path.unlink(missing_ok=True)
@@ -141,9 +145,11 @@ def _fill(descriptor: int, shard: ShardFile, chunks: Iterable[bytes]) -> None:
     for chunk in chunks:
         if written + len(chunk) > shard.size:
             raise MismatchError(f"more than its {shard.size} bytes came")
-        os.pwrite(descriptor, chunk, written)
         total.update(chunk)
-        written += len(chunk)
+        left = memoryview(chunk)
+        while left:  # a disk that is nearly full takes a part and says so only when asked again
+            done = os.pwrite(descriptor, left, written)
+            left, written = left[done:], written + done
     if written != shard.size:
         raise MismatchError(f"{written} of its {shard.size} bytes came")
     if total.hexdigest() != shard.sha256:

@@ -41,7 +41,8 @@ def details(card: Card, root: Path | None, recipes: Iterable[str]) -> Iterator[s
     yield f"classes     {card.num_classes}, ignored {card.ignore_index}: {', '.join(card.class_names)}"
     for name, split in card.splits.items():
         place = f"{split.images}  {split.masks}" if split.images else " + ".join(split.of or ("drawn",))
-        yield f"{name:11} {card.expected(name) or 'any number of'} samples: {place}"
+        names = f"  named in {', '.join(split.lists)}" if split.lists else ""
+        yield f"{name:11} {card.expected(name) or 'any number of'} samples: {place}{names}"
     if card.crops_px:
         yield "crops       " + ", ".join(f"{paper} {side}x{side}" for paper, side in card.crops_px.items())
     yield f"recipes     {', '.join(recipes) or 'none'}"
@@ -49,11 +50,17 @@ def details(card: Card, root: Path | None, recipes: Iterable[str]) -> Iterator[s
         yield f"found       {found(card, root)}"
 
 
+def place(card: Card, root: Path) -> Path:
+    """Give the card's folder below `root`, the folder of all data sets; `root` may also be that folder itself."""
+    folder = card.folder or card.name
+    return root if root.name == folder and not (root / folder).exists() else root / folder
+
+
 def found(card: Card, root: Path) -> str:
     """Say how many pairs of each split lie in the card's folder below `root`, or what is missing there."""
     if card.generated is not None:
         return "drawn, needs no files"
-    here = root / (card.folder or card.name)
+    here = place(card, root)
     if not here.is_dir():
         return f"no folder {here.name}"
     said = pairs.survey(card, here)

@@ -31,7 +31,7 @@ class Cursor(Value):
     seed: Count
     mixed_shards: Count
     data: str
-    """Hash of the samples, in their order: keys, and what each one's image and mask are."""
+    """Hash of the samples, in their order: keys, what each one's image and mask are, and what `digest` says."""
 
 
 def at(plan: Plan, step: int, data: str) -> Cursor:
@@ -41,10 +41,14 @@ def at(plan: Plan, step: int, data: str) -> Cursor:
     return Cursor(step=step, epoch=epoch, offset=offset, data=data, **same)
 
 
-def digest(index: Index) -> str:
-    """Hash the samples to 16 hex digits; how they lie in shards does not count (a million samples: 0.2 s)."""
+def digest(index: Index, shard_lengths: tuple[int, ...] = ()) -> str:
+    """Hash the samples to 16 hex digits (a million: 0.2 s).
+
+    How they lie in shards counts where the order goes by it, and `shard_lengths` is given for that alone.
+    """
     total = hashlib.sha256("\0".join(index.key).encode())
     total.update(index.sha256.tobytes())
+    total.update("".join(f" {length}" for length in shard_lengths).encode())
     return total.hexdigest()[:16]
 
 

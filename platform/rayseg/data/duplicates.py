@@ -41,6 +41,12 @@ def example(group: Group, table: Index) -> tuple[int, int]:
     return first, (others or group.rows[1:])[0]
 
 
+def named(group: Group, table: Index) -> str:
+    """Name two of its samples, and how many more there are."""
+    names = " and ".join(f"{table.split[row]}/{table.key[row]}" for row in example(group, table))
+    return names + (f" and {len(group.rows) - 2} more" if len(group.rows) > 2 else "")
+
+
 def _group(table: Index, rows: list[int]) -> Group:
     splits = tuple(dict.fromkeys(str(table.split[row]) for row in rows))
     return Group(tuple(rows), splits, len({table.class_pixels[row].tobytes() for row in rows}) > 1)

@@ -22,7 +22,8 @@ LOOKS = (("picture", None), ("both", ""), ("mask", None))
 """What of a picture is shown, and which of them at first."""
 SHOWN = 8
 """Samples of each split, evenly spaced in the order of keys."""
-MOST_GROUPS, MOST_TWINS = 8, 4
+MOST_GROUPS, MOST_TWINS, MOST_TOLD = 8, 4, 500
+"""Of the pictures that are there more than once: how many are shown, how often, and how many are named."""
 MOST_NAMED = 40
 """Of more classes, the table above is legend enough."""
 _TALL, _SMALL = 240, 150
@@ -82,10 +83,12 @@ class Gallery:
         parts = [tag("h2", "Pictures that are there more than once")]
         parts.append(tag("p", "Equal to the last pixel, whatever the files are called.", class_="soft"))
         for place, groups in places.items():
-            more = f", {MOST_GROUPS} of them below" if len(groups) > MOST_GROUPS else ""
+            rest = "; ".join(duplicates.named(group, self._table) for group in groups[MOST_GROUPS:MOST_TOLD])
+            untold = f"; {len(groups) - MOST_TOLD} more" if len(groups) > MOST_TOLD else ""
             where = f"within {place}" if len(groups[0].splits) == 1 else f"in both {place}"
-            parts.append(tag("p", tag("b", f"{where}: {len(groups)}"), more))
+            parts.append(tag("p", tag("b", f"{where}: {len(groups)}")))
             parts += [self._group(group) for group in groups[:MOST_GROUPS]]
+            parts += [tag("p", f"and {rest}{untold}", class_="soft")] if rest else []
         return join(parts)
 
     def _group(self, group: Group) -> Markup:

@@ -73,7 +73,7 @@ def check_image(data: bytes, where: object) -> Pixels:
 def stored_mask(data: bytes, where: object) -> bytes:
     """Give the mask as it is stored: the source's own bytes, or 8-bit grey where labels are a palette's indices."""
     if not data.startswith(PNG):
-        raise _no_png(where)
+        raise DataError("mask is no PNG", where, "save labels as an 8-bit one-channel PNG; JPEG changes them")
     return encode_png(check_mask(data, where)) if data[_PNG_COLOUR : _PNG_COLOUR + 1] == b"\x03" else data
 
 
@@ -99,7 +99,7 @@ def check_colors(data: bytes, where: object) -> Pixels:
         DataError: no PNG, damaged, too large, not 8-bit RGB (a palette's colours count too).
     """
     if not data.startswith(PNG):
-        raise _no_png(where)
+        raise DataError("mask is no PNG", where, "save colours as an 8-bit RGB PNG; JPEG changes them")
     image = _opened(data, where)
     _checked_size(image, where)
     if not (image.mode == "P" or (image.mode == "RGB" and data[_PNG_DEPTH] == 8)):
@@ -139,10 +139,6 @@ def encode_png(pixels: Pixels) -> bytes:
     done, data = cv2.imencode(".png", planes, [cv2.IMWRITE_PNG_COMPRESSION, 1])
     assert done
     return data.tobytes()
-
-
-def _no_png(where: object) -> DataError:
-    return DataError("mask is no PNG", where, "save labels as an 8-bit one-channel PNG; JPEG changes them")
 
 
 def _opened(data: Bytes, where: object) -> ImageFile:

@@ -163,7 +163,9 @@ def _read_table(path: Path, manifest: Manifest) -> pa.Table:
                 raise broken(f"{found} rows where {MANIFEST} counts {wanted}", path)
             if not file.schema_arrow.equals(_schema(manifest.card.num_classes + 1)):
                 raise broken("the columns are not those of this version", path)
-            return file.read(use_threads=False)
+            table = file.read(use_threads=False)
+        table.validate(full=True)  # a flipped bit may leave text that is no UTF-8
+        return table
     except (OSError, pa.ArrowException) as error:
         raise broken(f"cannot be read: {str(error).splitlines()[0]:.120}", path) from None
 

@@ -42,7 +42,8 @@ class Coding:
         sources: dict[Any, int] = card.colors if self._by_color else card.values
         self._known = sources
         self._other = card.ignore_index if card.labels.unknown == "ignore" else UNKNOWN
-        self._as_it_is = not self._by_color and self._other == UNKNOWN and all(k == v for k, v in sources.items())
+        plain = card.ignore_index in sources and all(value == label for value, label in sources.items())
+        self._as_it_is = plain and not self._by_color and self._other == UNKNOWN
 
     def stored_mask(self, data: bytes, where: object) -> bytes:
         """Give the mask of `coded` alone."""

@@ -3,8 +3,9 @@
     <run>/samples/rank-NNNN.jsonl   a line a step: {"attempt": 0, "step": 17, "rank": 0, "world": 2, "keys": [...]}
 
 Every rank appends to a file of its own, and a line is with the system before the next step begins, so a killed process
-loses none. A run that is interrupted goes on from a commit and does some steps again; that is a new attempt, and what
-counts of an older one are its steps before the one at which the newer began: the steps that made the weights.
+loses none (a machine that loses power may: the audit then names the first step that is missing). A run that is
+interrupted goes on from a commit and does some steps again; that is a new attempt, and what counts of an older one are
+its steps before the one at which the newer began: the steps that made the weights.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from rayseg.data.loader import Batch
 from rayseg.errors import CheckpointError
 
 FOLDER = "samples"
+_TAIL = 2**16
+"""Bytes at a file's end among which the last line is looked for first."""
 
 
 class Ledger:
@@ -49,8 +52,8 @@ class Ledger:
 class Audit(NamedTuple):
     """What a record comes to: how many whole epochs it holds and how many samples of the next, in how many attempts.
 
-    `lost` are (epoch, key) that an epoch lacks, `repeated` those that it holds again; `skipped` are the samples of
-    whole epochs that could not be read and were replaced, which are in both.
+    `lost` are (epoch, key) that a whole epoch lacks, `repeated` those that an epoch holds again. `skipped` counts how
+    often a sample could not be read and another stood in: the one is lost, the other may be repeated.
     """
 
     steps: int
@@ -67,8 +70,8 @@ class Audit(NamedTuple):
 
 
 def next_attempt(run_dir: Path) -> int:
-    """Number the attempt that begins now; only one process may ask, and tells the others."""
-    return max((line["attempt"] for line in _lines(run_dir)), default=-1) + 1
+    """Number the attempt that begins now, by the ends of the files; only one process may ask, and tells the others."""
+    return 1 + max(map(_last_attempt, _files(run_dir)), default=-1)
 
 
 def audit(run_dir: Path, keys: Iterable[str]) -> Audit:
@@ -103,8 +106,9 @@ def _kept(lines: list[dict[str, Any]], run_dir: Path) -> dict[int, list[dict[str
     for line in lines:
         if line["step"] < ends[line["attempt"]]:
             kept.setdefault(line["step"], []).append(line)
-    if not kept or sorted(kept) != list(range(len(kept))):
-        raise CheckpointError("no whole record of its samples", run_dir / FOLDER, "audit a run that this version made")
+    if (missing := next(step for step in range(len(kept) + 1) if step not in kept)) <= max(kept, default=0):
+        what = f"no whole record of its samples: step {missing} is missing"
+        raise CheckpointError(what, run_dir / FOLDER, "audit a run that this version made")
     return kept
 
 
@@ -118,11 +122,32 @@ def _interleaved(parts: list[dict[str, Any]], run_dir: Path, step: int) -> list[
 
 def _lines(run_dir: Path) -> Iterator[dict[str, Any]]:
     """Read the record; a line that a killed process did not end counts for nothing, for its step was not done."""
-    for path in sorted((run_dir / FOLDER).glob("rank-*.jsonl")):
-        with path.open(encoding="utf-8") as file:
-            for text in file:
-                try:
-                    line = json.loads(text)
-                except ValueError:
-                    continue
-                yield line
+    for path in _files(run_dir):
+        with path.open("rb") as file:
+            yield from filter(None, map(_parsed, file))
+
+
+def _files(run_dir: Path) -> list[Path]:
+    return sorted((run_dir / FOLDER).glob("rank-*.jsonl"))
+
+
+def _parsed(text: bytes) -> dict[str, Any] | None:
+    try:
+        line: dict[str, Any] = json.loads(text)
+    except ValueError:
+        return None
+    return line
+
+
+def _last_attempt(path: Path) -> int:
+    """Read a file's end alone: however far a run has come, it goes on as fast."""
+    size, tail = path.stat().st_size, _TAIL
+    with path.open("rb") as file:
+        while True:
+            file.seek(max(0, size - tail))
+            for text in reversed(file.read().split(b"\n")):
+                if (line := _parsed(text)) is not None:
+                    return int(line["attempt"])
+            if tail >= size:
+                return -1
+            tail *= 8

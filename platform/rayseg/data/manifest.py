@@ -90,6 +90,15 @@ def read(folder: Path) -> Manifest:
     return whole
 
 
+def is_outdated(folder: Path) -> bool:
+    """Tell whether another version of rayseg wrote the shards there, which this one cannot read."""
+    try:
+        found = json.loads((folder / MANIFEST).read_text("utf-8"))
+        return bool(found["format"] == "rayseg-shards" and found["version"] != VERSION)
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return False
+
+
 def check_sizes(folder: Path, manifest: Manifest, split: str | None = None) -> None:
     """Look whether each shard (of one split) is there at its full size: cheap enough for every start.
 

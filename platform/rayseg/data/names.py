@@ -49,7 +49,7 @@ def _read(path: Path, home: str) -> frozenset[str]:
     try:
         if path.stat().st_size > MAX_LIST_BYTES:
             raise DataError("a list of names that is no list", path, f"the data comes from {home}")
-        words = [line.split() for line in path.read_text("utf-8").splitlines()]
+        words = [line.split() for line in path.read_text("utf-8-sig").splitlines()]
     except OSError as error:
         raise DataError(f"cannot read the list: {error.strerror}", path, f"the data comes from {home}") from None
     except UnicodeDecodeError:

@@ -103,6 +103,8 @@ def find(card: Card, root: str | Path | None) -> Pairs:
         return _drawn(card.splits, card.generated)
     if root is None:
         raise UsageError(f"'{card.name}' is read from files", "--root", f"name the folder they lie in; {card.home}")
+    if not os.path.isdir(root):  # also where a folder above it is closed to us
+        raise DataError("no such folder", root, f"--root names the one that {card.name} lies in; {card.home}")
     coding, stored = Coding(card), {name: split for name, split in card.splits.items() if split.stored}
     found = {name: _of_split(Path(root), split, coding, card.home) for name, split in stored.items()}
     _refuse_overlap(found)
@@ -150,19 +152,30 @@ def _of_split(root: Path, split: Split, coding: Coding, home: str) -> list[Pair 
 
 def _files(root: Path, pattern: str, chosen: names.Chosen, home: str) -> dict[str, Path]:
     """Find the pattern's files by what its `*` stands for."""
-    folder = root.joinpath(*_fixed(pattern))
-    if not folder.is_dir():
-        raise DataError("missing folder", folder, f"{root} has to hold {pattern}; the data comes from {home}")
     shape = re.compile(re.escape(pattern).replace(r"\*", "([^/]*)"))
-    hits = {path.relative_to(root).as_posix(): path for path in root.glob(pattern) if path.is_file()}
+    hits = {path.relative_to(root).as_posix(): path for path in _hits(root, pattern, home)}
     found = {"/".join(hit.groups()): hits[name] for name in hits if (hit := shape.fullmatch(name))}
     kept = {stem: path for stem, path in found.items() if chosen.takes(stem)}
-    if not kept:
-        raise DataError("no file", root / pattern, f"the data comes from {home}")
     if missing := chosen.missing(kept):
         what = f"{len(missing)} names of the list have no file, such as {missing[0]}"
-        raise DataError(what, root / pattern, f"fetch the whole archive from {home}")
+        fix = f"a name is what * stands for, without extension or spaces; is all of the data there? {home}"
+        raise DataError(what, root / pattern, fix)
+    if not kept:
+        raise DataError("no file", root / pattern, f"the data comes from {home}")
     return kept
+
+
+def _hits(root: Path, pattern: str, home: str) -> list[Path]:
+    """Search; a folder that is closed to us is said, for a search alone would take it for an empty one."""
+    folder = root.joinpath(*_fixed(pattern))
+    try:
+        os.scandir(folder).close()
+        return [path for path in root.glob(pattern) if path.is_file()]
+    except (FileNotFoundError, NotADirectoryError):
+        fix = f"{root} has to hold {pattern}; the data comes from {home}"
+        raise DataError("missing folder", folder, fix) from None
+    except OSError as error:
+        raise DataError(f"cannot read the folder: {error.strerror}", folder, "mend its permissions") from None
 
 
 def _fixed(pattern: str) -> tuple[str, ...]:
@@ -178,13 +191,15 @@ def _key(stem: str, path: Path) -> str:
 
 
 def _refuse_overlap(found: Pairs) -> None:
-    first: dict[str, tuple[str, Pair | Drawn]] = {}
+    first = dict[str, tuple[str, Pair | Drawn]]()
+    both = list[tuple[str, Pair | Drawn]]()
     for split, pairs in found.items():
-        for pair in pairs:
-            other, twin = first.setdefault(pair.key, (split, pair))
-            if other != split:
-                fix = "an image in two splits spoils the score: take it out of one, or rename what is another image"
-                raise DataError(f"key '{pair.key}' is in {split} and, as {twin.image}, in {other}", pair.image, fix)
+        both += [(split, pair) for pair in pairs if first.setdefault(pair.key, (split, pair))[0] != split]
+    for split, pair in both[:1]:
+        other, twin = first[pair.key]
+        what = f"{len(both)} keys are in two splits, such as '{pair.key}' in {split} and, as {twin.image}, in {other}"
+        fix = "an image in two splits spoils the score: take it out of one, or rename what is another image"
+        raise DataError(what, pair.image, fix)
 
 
 def _stat(path: Path) -> os.stat_result:

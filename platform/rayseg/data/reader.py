@@ -11,14 +11,15 @@ from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from rayseg.data import headers, images, index, manifest, remote, tolerance
+from rayseg.data import headers, images, index, manifest, remote, tolerance, transport
 from rayseg.data.card import Card
 from rayseg.data.images import Pixels
 from rayseg.data.index import Index
 from rayseg.data.manifest import Manifest, broken
-from rayseg.data.remote import RemoteStore, Url
+from rayseg.data.remote import RemoteStore
 from rayseg.data.store import LocalStore, Store
-from rayseg.errors import DataError, nearest
+from rayseg.data.transport import Url
+from rayseg.errors import DataError, UsageError, nearest
 
 BadShard = Literal["error", "skip"]
 
@@ -70,15 +71,26 @@ class ShardSet:
         key, where = str(table.key[row]), f"{self.folder}/{table.shard[row]}: {table.key[row]}"
         image, mask = self._checked(row, where)
         wanted = (int(table.height[row]), int(table.width[row]))
-        said = {headers.size(image, where), headers.size(mask, where)}
-        sample = (
-            Sample(key, images.decode_image(image, where), images.decode_mask(mask, where))
-            if said == {wanted}
-            else None
-        )
-        if sample is None or {sample.image.shape[:2], sample.mask.shape} != {wanted}:
-            raise broken(f"it is not of the index's size {wanted[0]}x{wanted[1]}", where)
-        return sample
+        if {headers.size(image, where), headers.size(mask, where)} == {wanted}:
+            sample = Sample(key, images.decode_image(image, where), images.decode_mask(mask, where))
+            if {sample.image.shape[:2], sample.mask.shape} == {wanted}:
+                return sample
+        raise broken(f"it is not of the index's size {wanted[0]}x{wanted[1]}", where)
+
+    def part(self, share: float) -> ShardSet:
+        """Keep the samples whose keys' hashes lie below `share`, and so those of every smaller share.
+
+        Raises:
+            UsageError: there is none.
+        """
+        if share == 1:
+            return self
+        drawn = [int.from_bytes(hashlib.sha256(str(key).encode()).digest()[:8], "big") for key in self.index.key]
+        chosen = np.array([number < share * 2**64 for number in drawn], np.bool_)
+        if not chosen.any():
+            what = f"data.share = {share} of {len(self)} samples is none"
+            raise UsageError(what, self.folder, "raise data.share")
+        return ShardSet(self._store, self.card, self.index.where(chosen))
 
     def shard_lengths(self) -> tuple[int, ...]:
         """Count the samples of each shard, in their order in the split."""
@@ -136,14 +148,14 @@ def open_shards(
         ClusterError: remote storage cannot be reached.
     """
     config = config or remote.Config()
-    place = remote.parse(path, config)
+    place = transport.parse(path, config.allow_url_schemes)
     if isinstance(place, Url):
         whole, table = remote.open_folder(place, config)
         return _split(RemoteStore(place, whole.shards, config), whole, table, split)
     whole = manifest.read(place)
     opened = _split(LocalStore(place), whole, index.read(place, whole), split)
     if bad_shard == "skip":
-        tolerance.check_shards(place, whole.shards, opened.index)
+        tolerance.check_shards(place, opened.index)
     else:
         for name in whole.card.members(split):
             manifest.check_sizes(place, whole, name)

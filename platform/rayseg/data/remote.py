@@ -1,43 +1,33 @@
 """Shards elsewhere: `https://`, `s3://` and `gs://` folders, read through a cache on this machine's disk.
 
-A path that a config, a command or a commit names is data and no command: other schemes (`pipe:`, `http:`, `scp:`, ...)
-are refused, braces and patterns stand for themselves, no variable of the environment rewrites a URL, a redirect keeps
-to the schemes that are allowed, and a manifest names files of its own folder alone.
+A manifest names files of its own folder alone, and every file is compared with the hash that the manifest gives.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import functools
-import http.client
 import itertools
 import os
-import re
 import tempfile
 import time
-import urllib.request
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
-from urllib.error import HTTPError
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rayseg.data import index, manifest
+from rayseg.data import index, manifest, transport
 from rayseg.data.cache import GIB, Fetch, MismatchError, ShardCache
 from rayseg.data.index import Index
 from rayseg.data.manifest import MANIFEST, Manifest, ShardFile
+from rayseg.data.transport import AwayError, MissingError, Url
 from rayseg.errors import ClusterError, DataError, UsageError
 from rayseg.schema import Value
 
-SCHEMES = ("https", "s3", "gs")
-CHUNK, TIMEOUT_S = 2**20, 30.0
 WAITS_S = (0.5, 2.0)
 """How long to wait before the second and the third attempt."""
 MAX_MANIFEST_BYTES, MAX_INDEX_BYTES = 64 * 2**20, 4 * 2**30
-_SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]*):")
-_REST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]{1,5})?(/[A-Za-z0-9._=+~-]+)*/?")
 
 
 class Config(Value):
@@ -57,37 +47,6 @@ class Config(Value):
         return ShardCache(folder.expanduser().absolute(), int(self.cache_gib * GIB))
 
 
-class Url(NamedTuple):
-    """A remote folder: its scheme, and host or bucket with the path, without a slash at the end."""
-
-    scheme: str
-    rest: str
-
-    def __str__(self) -> str:
-        return f"{self.scheme}://{self.rest}"
-
-
-def parse(path: str | Path, config: Config) -> Url | Path:
-    """Read where a folder of shards is: a URL, or a path here (also as `file:///...`).
-
-    Raises:
-        DataError: a scheme that is refused, or a URL with a user, a query, `..` or odd characters.
-    """
-    text = str(path)
-    if (found := _SCHEME.match(text)) is None:
-        return Path(text).expanduser().absolute()
-    scheme, rest = found[1].lower(), text[found.end() :].removeprefix("//")
-    if scheme == "file" and rest.startswith("/"):
-        return Path(rest)
-    if scheme not in (*SCHEMES, *config.allow_url_schemes):
-        fix = f"name a folder, or a URL of {', '.join(SCHEMES)}; a folder with a colon is ./{text.strip()[:40]}"
-        raise DataError(f"shards are not read from '{scheme}:'", text[:80], fix)
-    if not text[found.end() :].startswith("//") or not _REST.fullmatch(rest) or "/.." in rest:
-        fix = f"write it as {scheme}://{'host' if 'http' in scheme else 'bucket'}/folder, no user, query or '..' in it"
-        raise DataError("a URL that is not taken", re.sub(r"/[^/]*@", "/***@", text)[:80], fix)
-    return Url(scheme, rest.rstrip("/"))
-
-
 class RemoteStore:
     """A remote folder whose shards are fetched whole, hash-checked, into the cache, and read there."""
 
@@ -101,7 +60,7 @@ class RemoteStore:
 
         Raises:
             DataError: the shard is missing, or is not what the manifest says.
-            ClusterError: the storage cannot be reached, or the disk is full.
+            ClusterError: the storage cannot be reached, or the cache cannot be written.
         """
         descriptor = self._open(shard)
         try:
@@ -135,13 +94,13 @@ class RemoteStore:
             try:
                 return self.cache.open(self._shards[shard], self._fetch(shard))
             except OSError as error:
-                if wait is None or isinstance(error, FileNotFoundError) or error.errno == errno.ENOSPC:
-                    raise _explained(error, f"{self.where}/{shard}", self.cache) from None
+                if wait is None or not isinstance(error, AwayError | MismatchError):
+                    raise _explained(error, f"{self.where}/{shard}", self.cache.folder) from None
             time.sleep(wait)
         raise AssertionError
 
     def _fetch(self, shard: str) -> Fetch:
-        return functools.partial(chunks, self._url, shard, self._config)
+        return functools.partial(transport.chunks, self._url, shard, self._config.allow_url_schemes)
 
 
 def open_folder(url: Url, config: Config) -> tuple[Manifest, Index]:
@@ -162,94 +121,32 @@ def open_folder(url: Url, config: Config) -> tuple[Manifest, Index]:
             raise DataError(error.what, error.where.replace(local, str(url)), error.fix) from None
 
 
-def chunks(url: Url, name: str, config: Config) -> Iterator[bytes]:
-    """Give a file of the folder piece by piece.
-
-    Raises:
-        FileNotFoundError: it is not there.
-        OSError: the storage cannot be reached, or refuses.
-    """
-    assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name), name
-    with contextlib.closing(_opened(url, name, config)) as stream:
-        while True:
-            try:
-                chunk = stream.read(CHUNK)
-            except http.client.HTTPException as error:
-                raise OSError(f"the connection broke: {error}") from None
-            if not chunk:
-                return
-            yield chunk
-
-
 def _save(url: Url, name: str, folder: Path, config: Config, limit: int) -> None:
     for wait in (*WAITS_S, None):
         written = 0
         try:
             with (folder / name).open("wb") as file:
-                for chunk in chunks(url, name, config):
+                for chunk in transport.chunks(url, name, config.allow_url_schemes):
                     written += file.write(chunk)
                     if written > limit:
                         raise DataError(f"a {name} of more than {limit} bytes", url, "this is no folder of shards")
             return
-        except FileNotFoundError:
+        except MissingError:
             raise DataError(f"no {name} in it", url, "copy a whole folder that `rayseg shard` wrote there") from None
         except OSError as error:
-            if wait is None:
-                raise _explained(error, f"{url}/{name}", config.cache()) from None
+            if wait is None or not isinstance(error, AwayError):
+                raise _explained(error, f"{url}/{name}", folder) from None
         time.sleep(wait)
 
 
-def _opened(url: Url, name: str, config: Config) -> Any:
-    if url.scheme in ("s3", "gs"):
-        return _bucket(url, config, os.getpid()).open_input_stream(f"{url.rest}/{name}")
-    try:
-        return _opener(config.allow_url_schemes).open(f"{url}/{name}", timeout=TIMEOUT_S)
-    except HTTPError as error:
-        with error:
-            if error.code in (404, 410):
-                raise FileNotFoundError(errno.ENOENT, "not there") from None
-            raise OSError(f"the server answers {error.code} {error.reason}") from None
-    except http.client.HTTPException as error:
-        raise OSError(f"no HTTP: {error!r:.100}") from None
-
-
-@functools.cache
-def _opener(allowed: tuple[str, ...]) -> urllib.request.OpenerDirector:
-    """Make what opens https alone: a redirect to another scheme finds nobody who takes it."""
-    request = urllib.request
-    opener = request.OpenerDirector()
-    kinds: list[Any] = [request.ProxyHandler, request.UnknownHandler, request.HTTPDefaultErrorHandler]
-    kinds += [request.HTTPRedirectHandler, request.HTTPErrorProcessor, request.HTTPSHandler]
-    for kind in [*kinds, request.HTTPHandler] if "http" in allowed else kinds:
-        opener.add_handler(kind())
-    return opener
-
-
-@functools.cache
-def _bucket(url: Url, config: Config, process: int) -> Any:
-    """Make a file system for each process: its connections do not survive a fork. Credentials come from outside."""
-    from pyarrow import fs
-
-    if url.scheme == "gs":
-        return fs.GcsFileSystem()
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-    if endpoint.startswith("http:") and "http" not in config.allow_url_schemes:
-        fix = "use https, or allow it with data.remote.allow_url_schemes"
-        raise DataError("an S3 endpoint without TLS", endpoint, fix)
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    if not region and not endpoint:
-        region = fs.resolve_s3_region(url.rest.split("/")[0])
-    scheme, _, host = endpoint.rpartition("://")
-    options = {"scheme": scheme or "https", "endpoint_override": host.rstrip("/") or None, "region": region or None}
-    return fs.S3FileSystem(connect_timeout=TIMEOUT_S, request_timeout=TIMEOUT_S, **options)
-
-
-def _explained(error: OSError, where: str, cache: ShardCache) -> DataError | ClusterError:
-    what = " ".join((error.strerror or str(error)).split())[:120]
+def _explained(error: OSError, where: str, kept: Path) -> DataError | ClusterError:
+    """Say whose fault it is: the folder's, the network's, or that of the disk on which it is `kept`."""
     if isinstance(error, MismatchError):
-        return manifest.broken(f"the fetched shard is wrong: {what}", where)
-    if isinstance(error, FileNotFoundError):
+        return manifest.broken(f"the fetched shard is wrong: {error}", where)
+    if isinstance(error, MissingError):
         return manifest.broken("the shard is missing", where)
-    if error.errno == errno.ENOSPC:
-        return ClusterError("no room for a shard", cache.folder, "make room, or set data.remote.cache_dir elsewhere")
-    return ClusterError(f"cannot fetch it: {what}", where, "look at the network and the credentials, then go on")
+    if isinstance(error, AwayError):
+        return ClusterError(f"cannot fetch it: {error}", where, "look at the network and the credentials, then go on")
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    what = "no room for a shard" if full else f"cannot keep a shard: {error.strerror or error}"
+    return ClusterError(what, kept, "make room, or set data.remote.cache_dir elsewhere")

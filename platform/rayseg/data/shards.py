@@ -14,12 +14,11 @@ import json
 import uuid
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
 
-from rayseg.data import audit, index, manifest, page, pairs, recode, staging
+from rayseg.data import audit, index, manifest, page, pairs, recode, staging, target
 from rayseg.data.archive import Writer
 from rayseg.data.audit import Audited
 from rayseg.data.card import Card
@@ -69,28 +68,28 @@ def write(
     """Check every pair of the data set and write shards, index, audit page and `dataset.json` to the new folder `out`.
 
     `workers` is a number of threads, or another crew; `image` says how images are coded (`recode`).
-    `progress(done, total)` is called from this thread after each sample that is written now. A folder that already
-    holds the same samples is left as it is. Whatever fails, `out` is not there; finished shards wait in a hidden folder
-    beside it, and the same command goes on from them.
+    `progress(done, total)` is called from this thread after each sample that is written now, or compared: a folder that
+    already holds the same samples is left as it is. Whatever fails, `out` is not there; finished shards wait in a
+    hidden folder beside it, and the same command goes on from them.
 
     Raises:
-        UsageError: the card and `root` do not go together, or an option is out of range.
+        UsageError: the card and `root` do not go together, or an option is out of range, or `out` is a URL.
         DataError: a file is missing or wrong (it is named), or `out` holds something else.
     """
     recode.check(image)
     crew = workers if callable(workers) else threads(workers)
-    target = Path(out).resolve()
+    folder = target.named(out)
     try:
         found = pairs.find(card, root)
         identity = _identity(card, root, image)
-        if not _is_free(target):
-            return _unchanged(card, found, target, image)
-        with staging.claim(target, identity) as stage:
-            if not _is_free(target):  # another command was at it, and has ended
-                return _unchanged(card, found, target, image)
+        if not target.is_free(folder):
+            return _unchanged(folder, *target.same(folder, card, found, image, progress))
+        with staging.claim(folder, identity) as stage:
+            if not target.is_free(folder):  # another command was at it, and has ended
+                return _unchanged(folder, *target.same(folder, card, found, image, progress))
             return _write(stage, plan(found, card, image, stage.base), crew, progress)
     except OSError as error:
-        what, where = f"cannot write the shards: {error.strerror or error}", error.filename or target
+        what, where = f"cannot write the shards: {error.strerror or error}", error.filename or folder
         raise DataError(
             what, where, "check its permissions and the room on the disk, or choose another --out"
         ) from None
@@ -165,10 +164,6 @@ def _identity(card: Card, root: str | Path | None, image: str) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _is_free(target: Path) -> bool:
-    return not target.exists() or (target.is_dir() and not any(target.iterdir()))
-
-
 def _write(stage: Stage, tasks: list[Task], crew: Crew, progress: Progress | None) -> Report:
     kept = stage.adopt(tasks)
     left = [task for task in tasks if task.name not in kept]
@@ -182,8 +177,8 @@ def _write(stage: Stage, tasks: list[Task], crew: Crew, progress: Progress | Non
     with contextlib.closing(crew(left, tick)) as written:
         new = {one.name: one for one in written}
     whole, table = _describe(stage.shards, tasks[0], [(kept | new)[task.name] for task in tasks])
-    if not stage.publish() and (not stage.target.is_dir() or manifest.read(stage.target) != whole):
-        raise _taken(stage.target)
+    if not stage.publish() and (target.is_strange(stage.target) or manifest.read(stage.target) != whole):
+        raise target.taken(stage.target)
     staging.sweep(stage.target)
     adopted = sum(len(one.rows) for one in kept.values())
     return _report(stage.target, whole, table).model_copy(update={"adopted": adopted})
@@ -219,38 +214,16 @@ def _unknown(written: Sequence[Written]) -> dict[str, dict[str, int]]:
     return {split: dict(items[: manifest.MOST_UNKNOWN]) for split, items in ranked.items() if items}
 
 
-def _unchanged(card: Card, found: Pairs, target: Path, image: str) -> Report:
-    """Compare what lies in `target` with what would be written: hashing takes a tenth of the time of an audit."""
-    if not (target / manifest.MANIFEST).is_file():
-        raise _taken(target)
-    old = manifest.read(target)
-    table = index.read(target, old)
-    members = [(split, pair) for split, pairs_of_split in found.items() for pair in pairs_of_split]
-    wanted = [(split, pair.key) for split, pair in members]
-    if (old.card, old.image) != (card, image) or list(zip(table.split, table.key, strict=True)) != wanted:
-        raise _taken(target)
-    manifest.check_sizes(target, old)
-    with ThreadPoolExecutor(thread_name_prefix="rayseg-hash") as pool:
-        hashes = b"".join(pool.map(_sha256, [pair for _, pair in members]))
-    if hashes != table.source_sha256.tobytes():
-        raise _taken(target)
-    staging.sweep(target)
-    return _report(target, old, table).model_copy(update={"unchanged": True})
+def _unchanged(folder: Path, done: Manifest, table: Index) -> Report:
+    staging.sweep(folder)
+    return _report(folder, done, table).model_copy(update={"unchanged": True})
 
 
-def _sha256(pair: Pair | Drawn) -> bytes:
-    return hashlib.sha256(b"".join(pair.source())).digest()
-
-
-def _taken(target: Path) -> DataError:
-    return DataError("it exists and holds something else", target, "choose another --out, or remove it first")
-
-
-def _report(target: Path, done: Manifest, table: Index) -> Report:
+def _report(folder: Path, done: Manifest, table: Index) -> Report:
     total = sum(file.size for file in done.shards.values())
     said = audit.warnings(table, done.card, done.samples)
-    page_path = str(target / manifest.PAGE)
-    return Report(out=str(target), page=page_path, samples=done.samples, bytes=total, warnings=said)
+    page_path = str(folder / manifest.PAGE)
+    return Report(out=str(folder), page=page_path, samples=done.samples, bytes=total, warnings=said)
 
 
 def left(out: str | Path) -> list[Path]:

@@ -41,6 +41,8 @@ _LOG = logging.getLogger(__name__)
 _WAIT_S = 0.2
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 """What some network file systems answer. Without a lock a second command does the same work; the first to end wins."""
+_TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
+"""What a rename answers where something has the name by now."""
 
 
 class Task(NamedTuple):
@@ -93,11 +95,11 @@ class Stage:
         self.spent = True
         try:
             self.shards.rename(self.target)
-        except OSError:
-            if not self.target.exists():
-                self.spent = False
-                raise
-            return False
+        except OSError as error:
+            if error.errno in _TAKEN:
+                return False
+            self.spent = False
+            raise
         to_disk(self.target.parent)
         return True
 

@@ -47,7 +47,7 @@ class Feed:
             shard_lengths=shards.shard_lengths() if mixed else (),
         )
         self._config, self._runtime, self._shards = config, runtime, shards
-        self._digest = cursor.digest(shards.index)
+        self._digest = cursor.digest(shards.index, self.plan.shard_lengths)
 
     def state(self, step: int) -> dict[str, Any]:
         """Give what a commit of `step` updates says of the run's config and of its place in the stream."""
@@ -94,11 +94,18 @@ class Feed:
         return batch
 
     def skipped(self) -> dict[str, float]:
-        """Give the metric of samples that could not be read, where the run skips them; every rank calls it."""
-        if self._loader.tolerance is None:
+        """Count the samples that any rank could not read, where the run skips them; every rank calls it.
+
+        Raises:
+            DataError: they are too many.
+        """
+        if (tolerance := self._loader.tolerance) is None:
             return {}
-        lost = torch.tensor(len(self._loader.tolerance.lost), device=self._runtime.device)
-        return {"skipped_samples": float(sum_over_ranks(lost))}
+        lost = torch.zeros(len(self._shards), dtype=torch.int32)
+        lost[list(tolerance.lost)] = 1
+        found = sum_over_ranks(lost.to(self._runtime.device)).nonzero()[:, 0].tolist()
+        tolerance.learn(found)
+        return {"skipped_samples": float(len(found))}
 
 
 def audit(run_dir: Path, show: Show) -> Audit:
