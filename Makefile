@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
     $$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] < (3,13))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help setup sweep test test-slow bench check format up down clean
+.PHONY: help setup sweep test test-slow drill bench check format up down clean
 
 help:           ## print the targets
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -30,6 +30,9 @@ test: setup     ## run every test that needs no GPU
 
 test-slow: setup  ## run the tests that take minutes
 	@$(BIN)/python -m pytest -m slow
+
+drill: setup    ## train a small run under eight faults, and say what they cost
+	@$(BIN)/rayseg drill
 
 bench: setup    ## run every benchmark and keep its page in docs/benchmarks
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'

@@ -6,14 +6,14 @@
     python jobs/gald_sweep.py --preset smoke           # without a cluster
 
 Paper: "Global Aggregation then Local Distribution for Scene Parsing", Table II(b): best 80.8 mIoU at k=5, r=6 on
-Cityscapes val. The paper's grid is `--preset paper`.
+Cityscapes val. That table is `--preset paper`, Tables I, II(a) and II(c) are `--preset paper_parts`.
 """
 
 import _environment
 
 _environment.require()
 
-from rayseg.sweep.space import choice  # noqa: E402 - only once the environment is found
+from rayseg.sweep.space import Uniform, choice  # noqa: E402 - only once the environment is found
 from rayseg.sweep.trial import Preset, Sweep  # noqa: E402
 
 WINDOW = {"head.kernel_size": choice(3, 5, 7), "head.dilation": choice(1, 2, 3, 6)}
@@ -21,7 +21,37 @@ AROUND = {
     "head.norm": choice("batch", "group"),
     "loss.aux_weight": choice(0.0, 0.2, 0.4),
     "loss.ohem": choice(False, True),
+    "loss.ohem_threshold": choice(0.5, 0.7, 0.9, when={"loss.ohem": True}),
+    "loss.ohem_min_kept": choice(4096, 16384, 65536, when={"loss.ohem": True}),
 }
+FINER = {
+    "loss.kind": choice("cross_entropy", "focal"),
+    "loss.focal_gamma": Uniform(low=0.5, high=4.0, when={"loss.kind": "focal"}),
+    "loss.focal_alpha": Uniform(low=0.25, high=1.0, when={"loss.kind": "focal"}),
+    "optim.lr": Uniform(low=0.005, high=0.2, log=True),
+}
+OF_LD = {"head.kernel_size": None, "head.dilation": None}
+"""The recipe sets them to their defaults, and what nothing reads is refused: None leaves each to the LD."""
+
+
+def window(ga: str, kernel_size: int, dilation: int) -> dict[str, str | int]:
+    """A row of Table II(b)."""
+    return {"head.ga": ga, "head.kernel_size": kernel_size, "head.dilation": dilation}
+
+
+TABLE_2B = (
+    {"head.ga": "none", "head.ld": "none"},
+    *(window("none", k, r) for k, r in ((3, 3), (5, 3), (5, 6), (7, 6))),
+    {"head.ga": "aspp", "head.ld": "none"},
+    *(window("aspp", k, r) for k, r in ((3, 3), (3, 6), (5, 3), (5, 6), (7, 6))),
+)
+PARTS = (
+    *({"head.ga": ga, "head.ld": ld} for ga in ("none", "aspp", "nl", "psp", "cgnl") for ld in ("none", "v1", "v2")),
+    *({"head.ga": "cgnl", "head.ld": "v1", "head.arrangement": how} for how in ("parallel", "ldga")),
+    *({"head.ga": "cgnl", "head.ld": "v1", "head.ld_downsample": how} for how in ("bilinear", "average")),
+    *({"head.ga": "aspp", "head.ld": "v2", "head.key_query": of} for of in ("key", "query")),
+)
+"""Tables I(a), (b), (d), then what I(c), II(a) and II(c) have beside those."""
 
 SWEEP = Sweep(
     name="gald",
@@ -44,14 +74,38 @@ SWEEP = Sweep(
             algorithm="grid",
         ),
         "full": Preset(
-            about="window, norm layer, auxiliary weight and OHEM on drawn scenes under ASHA, 24 trials",
+            about="window, norm layer, auxiliary weight, OHEM, focal loss, rate on drawn scenes under BOHB, 24 trials",
             recipe="gald/scenes",
             settings={},
-            space=WINDOW | AROUND,
-            algorithm="asha",
+            space=WINDOW | AROUND | FINER,
+            algorithm="bohb",
             trials=24,
             grace_steps=20,
             reduction_factor=2,
+            recheck=2,
+        ),
+        "ladder": Preset(
+            about="window and norm layer on drawn scenes, first at half the crop, coarse, on half the data; 12 trials",
+            recipe="gald/scenes",
+            settings={},
+            space=WINDOW | {"head.norm": choice("batch", "group")},
+            algorithm="ladder",
+            trials=12,
+            rungs=(
+                {"train.steps": 20, "augment.crop_px": [64, 64], "backbone.output_stride": 16, "data.share": 0.5},
+                {"train.steps": 40, "backbone.output_stride": 16},
+                {},
+            ),
+            fresh=True,
+            reduction_factor=2,
+            recheck=2,
+        ),
+        "norms": Preset(
+            about="the head's norm: each worker's batch, both workers', groups of channels; 3 trials of two workers",
+            recipe="gald/scenes",
+            settings={"train.workers": 2, "train.sync_norm": "off"},
+            space={"head.norm": choice("batch", "sync_batch", "group")},
+            algorithm="grid",
         ),
         "camvid": Preset(
             about="6 of the 12 windows, drawn with the run's seed, on CamVid at 480x360 from scratch under ASHA",
@@ -64,10 +118,17 @@ SWEEP = Sweep(
             reduction_factor=2,
         ),
         "paper": Preset(
-            about="Table II(b) on Cityscapes: k {3,5,7} x r {3,6}, ResNet-50, 50k steps (8 GPUs a trial)",
+            about="Table II(b) on Cityscapes: windows without and with ASPP, ResNet-50, 50k steps (8 GPUs a trial)",
             recipe="gald/cityscapes",
-            settings={},
-            space={"head.kernel_size": choice(3, 5, 7), "head.dilation": choice(3, 6)},
+            settings=OF_LD,
+            rows=TABLE_2B,
+            algorithm="grid",
+        ),
+        "paper_parts": Preset(
+            about="Tables I, II(a), II(c) on Cityscapes: GA x LD, arrangement, mask, keys; 21 trials (8 GPUs a trial)",
+            recipe="gald/cityscapes",
+            settings=OF_LD,
+            rows=PARTS,
             algorithm="grid",
         ),
     },

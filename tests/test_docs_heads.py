@@ -207,7 +207,7 @@ def test_a_preset_draws_trials_whose_heads_or_losses_differ(name):
     preset = PRESETS[name]
     made = trials(preset, algorithm=preset.algorithm, count=preset.trials, shards="scenes", settings={})
     assert len({trial.key for trial in made}) == len(made) > 1
-    wanted = {"heads.scenes": made[0].config.head.name}.get(name, name.split("_")[0])
+    wanted = {"norms.scenes": made[0].config.head.name}.get(name, name.split("_")[0])
     assert made[0].config.head.name.split("_")[0] == wanted.split("_")[0]
     spec = measured.built_backbone(made[0].config.backbone.model_copy(update={"name": "resnet18"})).spec
     seen = set()

@@ -1,108 +1,114 @@
 """Every job: its sweep's presets hold, its trials differ, and the file runs from its path."""
 
+import functools
 import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import torch
 
-from rayseg import config as configs
-from rayseg import optim, recipe, segmenter
+from looks import SLIM, alike, forget
+from rayseg import heads, recipe
 from rayseg.data import card as cards
-from rayseg.losses import SegmentationLoss
-from rayseg.sweep.space import draw
-from rayseg.sweep.trial import built, trials
+from rayseg.sweep.preset import OF_SPACES
+from rayseg.sweep.space import Uniform, choice
+from rayseg.sweep.trial import Preset, base_of, built, probes, trials
 
 JOBS = Path(__file__).parents[1] / "jobs"
 SWEEPS = sorted(JOBS.glob("*_sweep.py"))
 
 
-def load(path, monkeypatch):
-    monkeypatch.syspath_prepend(str(JOBS))
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+@functools.cache
+def sweep_of(path):
+    """The sweep that a job file exports; its folder is on the path, as when the file is run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(JOBS))
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
     return module.SWEEP
 
 
-def prepared(preset, **changes):
-    """A preset's trials and its data set's card; drawing and building them reads no shards."""
-    preset = preset.model_copy(update=changes)
+def prepared(preset):
+    """A preset's trials and its data set's card; drawing and building them reads no shards.
+
+    Of an algorithm that chooses as it goes, a trial for every value and bound. They are on a small backbone, where
+    backbones are not searched.
+    """
     card = cards.load(recipe.load(preset.recipe).dataset)
-    return trials(preset, algorithm=preset.algorithm, count=preset.trials, shards=card.name, settings={}), card
+    given = {"shards": card.name, "settings": {} if "backbone.name" in preset.space else SLIM}
+    if preset.algorithm in OF_SPACES:
+        return probes(base_of(preset, **given)), card
+    return trials(preset, algorithm=preset.algorithm, count=preset.trials, **given), card
 
 
-@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
-def test_every_preset_names_a_card(path, monkeypatch):
-    for preset in load(path, monkeypatch).presets.values():
-        assert recipe.load(preset.recipe).dataset in cards.names()
+PRESETS = [(path, name) for path in SWEEPS for name in sweep_of(path).presets]
+each_preset = pytest.mark.parametrize(("path", "name"), PRESETS, ids=[f"{p.stem}-{name}" for p, name in PRESETS])
 
 
-@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
-def test_every_preset_draws_trials_that_differ(path, monkeypatch):
-    for preset in load(path, monkeypatch).presets.values():
-        made, card = prepared(preset)
-        proof = built(made, card.num_classes)
-        assert len({trial.key for trial in made}) == len(made) == len(proof)
-        searched_model = [name for name in preset.space if name.startswith(("head.", "backbone."))]
-        models = {tuple(trial.point[name] for name in searched_model) for trial in made}
-        assert len({b.fingerprint for b in proof}) >= len(models)
-
-
-def test_the_demo_has_at_least_eight_models(monkeypatch):
-    made, card = prepared(load(JOBS / "gald_sweep.py", monkeypatch).presets["demo"])
-    assert len({b.fingerprint for b in built(made, card.num_classes)}) >= 8
-
-
-def test_the_camvid_preset_searches_six_windows_alone(monkeypatch):
-    preset = load(JOBS / "gald_sweep.py", monkeypatch).presets["camvid"]
+@each_preset
+def test_every_preset_draws_trials_that_differ(path, name):
+    preset = sweep_of(path).presets[name]
+    assert recipe.load(preset.recipe).dataset in cards.names()
     made, card = prepared(preset)
-    assert (card.name, preset.algorithm) == ("camvid", "asha")
-    assert len({(t.point["head.kernel_size"], t.point["head.dilation"]) for t in made}) == len(made) == 6
-    assert {name for trial in made for name in trial.point} == {"head.kernel_size", "head.dilation"}
+    proof = built(made, card.num_classes)
+    assert len({trial.key for trial in made}) == len(made) == len(proof) > 1
+    assert len(made) == preset.trials or preset.algorithm not in ("random", "asha", "hyperband", "ladder")
 
 
-def model_of(config):
-    """The built model's repr, names and shapes."""
-    return segmenter.fingerprint(segmenter.skeleton(config.model(11)))
-
-
-def loss_of(config):
-    """The total on fixed logits of the outputs that the built model has, for as many pixels as the run's batch."""
-    model = segmenter.skeleton(config.model(11))
-    names = ["main", *model.loss_weights(), *(["aux"] if model.auxiliary is not None else [])]
-    generator = torch.Generator().manual_seed(0)
-    batch, (height, width) = config.train.batch, config.augment.crop_px
-    target = torch.randint(12, (batch, height, width), generator=generator)
-    spread = 4.0  # some pixels are easy: OHEM drops those
-    outputs = {name: spread * torch.randn(batch, 11, height, width, generator=generator) for name in names}
-    criterion = SegmentationLoss(config.loss, ignore_index=11, weights=model.loss_weights())
-    return criterion(outputs, target)["loss"].item()
-
-
-def groups_of(config):
-    """The optimizer's groups without their parameters."""
-    model = segmenter.skeleton(config.model(11))
-    groups = optim.build(config.optim, model.backbone, model).param_groups
-    return str([{k: v for k, v in group.items() if k != "params"} for group in groups])
-
-
-LOOK = {"head": model_of, "backbone": model_of, "loss": loss_of, "optim": groups_of}
-"""By a searched name's table: what of the run every one of its values has to change."""
-
-
-@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
-def test_every_searched_value_changes_what_it_names(path, monkeypatch):
+@each_preset
+def test_every_searched_value_and_every_row_changes_the_model_the_loss_or_the_optimizer(path, name):
     """Trials that were all identical are this field's classic bug."""
-    for preset in load(path, monkeypatch).presets.values():
-        base = prepared(preset, space={}, algorithm="grid")[0][0].config.model_dump(mode="json")
-        for name, dimension in preset.space.items():
-            points = draw({name: dimension}, 8, seed=0)
-            look = LOOK[name.split(".")[0]]
-            seen = [look(configs.from_dict(configs.merged(base, point))) for point in points]
-            assert len(set(seen)) == len(points), (name, seen)
+    base = base_of(sweep_of(path).presets[name], shards="anywhere", settings={})
+    assert list(alike(base)) == []
+
+
+IGNORED = {
+    "unread by the loss": {"loss.ohem_threshold": choice(0.5, 0.7)},
+    "one worker": {"head.norm": choice("batch", "sync_batch")},
+    "nobody to synchronise with": {"train.sync_norm": choice("off", "on")},
+    "one flip is as good as another": {"augment.flip": choice(True), "augment.blur": Uniform(low=0.0, high=1e-9)},
+}
+
+
+@pytest.mark.parametrize("space", IGNORED.values(), ids=IGNORED)
+def test_values_that_change_nothing_are_noticed(space):
+    preset = Preset(about="a plant", recipe="gald/scenes", settings={}, space=space, algorithm="random")
+    assert list(alike(base_of(preset, shards="anywhere", settings={}))) != []
+
+
+def test_an_option_that_a_head_stores_and_does_not_read_is_noticed(monkeypatch):
+    """Its repr would still show it."""
+    job = sweep_of(JOBS / "dgcw_sweep.py").presets["demo"]
+    base = base_of(job, shards="anywhere", settings={})
+    assert list(alike(base)) == []
+    real = heads.build
+
+    def deaf(config, spec, num_classes):
+        head = real(config, spec, num_classes)
+        for module in head.modules():
+            if hasattr(module, "weighting"):
+                module.weighting = "dbs"
+        return head
+
+    monkeypatch.setattr(heads, "build", deaf)
+    forget()
+    assert [found for found in alike(base) if found.startswith("head.weighting")] != []
+    forget()
+
+
+def test_rows_that_are_the_same_run_are_noticed():
+    rows = ({"loss.ohem_threshold": 0.5}, {"loss.ohem_threshold": 0.7})
+    preset = Preset(about="a plant", recipe="gald/scenes", settings={}, rows=rows, algorithm="grid")
+    assert list(alike(base_of(preset, shards="anywhere", settings={}))) != []
+
+
+def test_the_demo_is_the_whole_window_grid():
+    made, card = prepared(sweep_of(JOBS / "gald_sweep.py").presets["demo"])
+    found = {(t.config.head.kernel_size, t.config.head.dilation) for t in made}
+    assert found == {(k, r) for k in (3, 5, 7) for r in (1, 2, 3, 6)}
+    assert len({b.fingerprint for b in built(made, card.num_classes)}) == 12
 
 
 def test_a_job_started_by_a_python_without_rayseg_finds_the_environment_or_says_so(tmp_path):

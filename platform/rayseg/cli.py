@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from rayseg.errors import RaysegError, UsageError, nearest
+from rayseg.errors import RaysegError, TrainingError, UsageError, nearest
 
 if TYPE_CHECKING:
     from rayseg.sweep.trial import Sweep
@@ -64,7 +64,9 @@ def rayseg() -> None:
 
 
 def main() -> NoReturn:
-    """Be the console script."""
+    """Be the console script; a name that the terminal cannot show is written with escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     run(rayseg)
 
 
@@ -89,12 +91,12 @@ setting = click.option(
 def shard(card: str, root: Path | None, out: Path, workers: int | None, image: str, on_ray: bool) -> None:
     """Write a data set as audited WebDataset shards with a Parquet index and an audit page."""
     from rayseg.data import card as cards
-    from rayseg.data import shards
+    from rayseg.data import catalogue, shards
 
     chosen = cards.load(card)
     data = os.environ.get("RAYSEG_DATA")
     if root is None and data and chosen.generated is None:
-        root = Path(data) / (chosen.folder or chosen.name)
+        root = catalogue.place(chosen, Path(data))
     try:
         with _bar(f"sharding {card}") as tick:
             report = shards.write(chosen, root, out, workers=_crew(workers, on_ray), image=image, progress=tick)
@@ -261,42 +263,49 @@ def _size(text: str) -> tuple[int, int, int]:
 
 @rayseg.command()
 @click.option(
-    "--recipe", default="gald/scenes", show_default=True, help="A recipe's name, or the path of a .toml file."
+    "--recipe",
+    "recipes",
+    multiple=True,
+    default=("gald/scenes",),
+    show_default=True,
+    help="A recipe's name, or the path of a .toml file. Several are phases, each from the best of the last.",
 )
 @click.option(
     "--dataset",
     help="A card instead of the recipe's; its shards are looked for under RAYSEG_HOME, or given by --shards.",
 )
-@click.option("--shards", help="A folder, or an https, s3 or gs URL.")
+@click.option("--shards", multiple=True, help="A folder, or an https, s3 or gs URL; with phases one for each card.")
 @click.option("--bad-shard", type=click.Choice(["error", "skip"]), help="Skip up to 0.1 % unreadable samples.")
 @click.option("--allow-url-scheme", type=click.Choice(["http"]), help="Read shards without TLS too.")
 @click.option("--run", "run_dir", type=folder, help="The run's directory; an unfinished run there goes on.")
 @setting
 def train(
-    recipe: str,
+    recipes: tuple[str, ...],
     dataset: str | None,
-    shards: str | None,
+    shards: tuple[str, ...],
     bad_shard: str | None,
     allow_url_scheme: str | None,
     run_dir: Path | None,
     settings: tuple[str, ...],
 ) -> None:
     """Train one model; with --run DIR the same command goes on where it was."""
+    from rayseg.cluster.phases import train_phases
     from rayseg.cluster.single import train_one
     from rayseg.config import parse_settings
 
     given: dict[str, Any] = {} if bad_shard is None else {"data.bad_shard": bad_shard}
     if allow_url_scheme is not None:
         given["data.remote.allow_url_schemes"] = [allow_url_scheme]
-    train_one(
-        recipe=recipe,
-        dataset=dataset,
-        shards=shards,
-        run_dir=run_dir,
-        settings={**given, **parse_settings(settings)},
-        show=say,
-        on_start=_pause_on_interrupt,
-    )
+    same: dict[str, Any] = {"run_dir": run_dir, "settings": {**given, **parse_settings(settings)}, "show": say}
+    same["on_start"] = _pause_on_interrupt
+    if len(recipes) > 1:
+        if dataset is not None:
+            raise UsageError("each phase has its recipe's card", "--dataset", "drop it")
+        train_phases(recipes, shards=shards, **same)
+        return
+    if len(shards) > 1:
+        raise UsageError(f"{len(shards)} folders for one run", "--shards", "give one")
+    train_one(recipe=recipes[0], dataset=dataset, shards=shards[0] if shards else None, **same)
 
 
 def _pause_on_interrupt(runtime: Any) -> None:
@@ -428,32 +437,93 @@ def doctor() -> None:
         say(line)
 
 
+@rayseg.command()
+@click.option("--out", type=folder, help="Where it is kept; RAYSEG_HOME/drill when absent, an earlier one replaced.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+def drill(out: Path | None, as_json: bool) -> int:
+    """Train a small run under eight faults (minutes), and say what they cost and whether they changed anything."""
+    from rayseg.cluster import home
+    from rayseg.drill import run as drills
+
+    if out is None:
+        drills.clear(out := home.root() / "drill")
+    if out.exists():
+        raise UsageError("it exists", out, "name a folder that does not")
+    tally = drills.drill(out.absolute(), say)
+    for line in [json.dumps(drills.as_dict(tally))] if as_json else tally.lines():
+        say(line)
+    return 0 if tally.fine else TrainingError.exit_code
+
+
 # --- jobs -----------------------------------------------------------------------------------------------------------
 
 
 def sweep_job(sweep: Sweep) -> NoReturn:
     """Be the command line of a job file that exports `SWEEP`."""
+    from rayseg.sweep.preset import ALGORITHMS
+
+    presets = "; ".join(f"{n}: {p.about}" for n, p in sweep.presets.items())
 
     @click.command(name=f"jobs/{sweep.name}_sweep.py", help=sweep.about)
-    @click.option(
-        "--preset",
-        default="demo",
-        show_default=True,
-        help="; ".join(f"{n}: {p.about}" for n, p in sweep.presets.items()),
-    )
+    @click.option("--preset", default="demo", show_default=True, help=presets)
     @click.option("--dataset", help="A card instead of the preset's.")
     @click.option("--shards", type=str, help="Its shards; looked for under RAYSEG_HOME when absent.")
-    @click.option("--algorithm", type=click.Choice(["grid", "random", "asha"]))
-    @click.option("--trials", type=click.IntRange(1), help="How many points random and asha draw.")
+    @click.option(
+        "--search",
+        multiple=True,
+        metavar="A.B=VALUES",
+        help="Search this config field too, or other values of it: head.kernel_size=3,5,7 or optim.lr=1e-3..1e-1:log.",
+    )
+    @click.option(
+        "--algorithm",
+        type=click.Choice(ALGORITHMS),
+        help="How to search. grid: all combinations; random: draws; tpe: draws that learn from earlier trials; asha, "
+        "hyperband: stop the worse trials early; bohb: both; pbt: the worse go on from the better; ladder: cheap "
+        "settings first. The preset's when absent.",
+    )
+    @click.option("--trials", type=click.IntRange(1), help="How many trials; a grid has its own number.")
+    @click.option(
+        "--objective",
+        type=click.Choice(["parameters", "latency_ms"]),
+        help="Beside a high mIoU, want this small too; the ranking marks the trials that no other beats in both.",
+    )
     @click.option("--concurrent", type=click.IntRange(1), help="How many trials run at once; all that fit when absent.")
+    @click.option(
+        "--warm-start", is_flag=True, help="Take over what earlier sweeps in MLflow found, and run no point again."
+    )
+    @click.option("--plan", is_flag=True, help="Run nothing: measure a minute or less, and say what it will take.")
+    @click.option(
+        "--price",
+        type=click.FloatRange(min=0),
+        metavar="PER_HOUR",
+        help="With --plan: what an hour costs, of one GPU where trials take GPUs, else of one node.",
+    )
     @click.option("--name", help="The sweep's name; made from preset and time when absent.")
     @click.option("--resume", is_flag=True, help="Go on with the newest sweep of this preset, or with --name.")
     @setting
-    def command(settings: tuple[str, ...], **chosen: Any) -> None:
+    def command(
+        settings: tuple[str, ...],
+        search: tuple[str, ...],
+        objective: str | None,
+        plan: bool,
+        price: float | None,
+        **chosen: Any,
+    ) -> None:
         from rayseg.cluster.driver import Options, run_sweep
+        from rayseg.cluster.planning import show_plan
         from rayseg.config import parse_settings
+        from rayseg.sweep.asked import parse_searches
 
-        run_sweep(sweep, Options(settings=parse_settings(settings), **chosen), show=say)
+        if price is not None and not plan:
+            raise UsageError("would be ignored without --plan", "--price", "add --plan, or drop it")
+        if plan and (chosen["resume"] or chosen["name"]):
+            raise UsageError("would be ignored with --plan", "--resume or --name", "drop it: a plan is of a new sweep")
+        chosen["objectives"] = ("miou", f"-{objective}") if objective else None
+        options = Options(settings=parse_settings(settings), search=parse_searches(search), **chosen)
+        if plan:
+            show_plan(sweep, options, price=price, show=say)
+        else:
+            run_sweep(sweep, options, show=say)
 
     run(command)
 

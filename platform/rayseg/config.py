@@ -27,6 +27,7 @@ Count = Annotated[int, Field(ge=1)]
 class DataConfig(Value):
     """Where the samples come from; `val_samples` evaluates on the first n of the split (all of it when absent).
 
+    `share` trains on a part of the split, chosen by the samples' keys: a larger share contains the smaller ones.
     `shards` is a folder, or an https, s3 or gs URL (`remote` says where its shards are kept). `mixed_shards` goes
     through the shards so many at a time, for sets larger than the disk. `decoded_cache` is a folder for the decoded
     split. `bad_shard` "skip" trains on although up to 0.1 % of the samples cannot be read (`data.tolerance`).
@@ -36,6 +37,7 @@ class DataConfig(Value):
     train_split: str = "train"
     val_split: str = "val"
     val_samples: Count | None = None
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
     loader_threads: Annotated[int, Field(ge=1, le=64)] = 2
     mixed_shards: Count | None = None
     decoded_cache: str | None = None
@@ -52,7 +54,15 @@ class DataConfig(Value):
 class TrainConfig(Value):
     """How long, how much at once, on how many workers. `step` counts optimizer updates; `batch` is global.
 
-    `freeze_norm` keeps batch norm as it is, statistics and weights (GALD's stage on coarse labels).
+    `accumulate` goes through each worker's part of the batch in so many micro-batches; `clip_norm` limits the norm of
+    all gradients together; `ema_decay` judges and keeps the moving average of weights and statistics. `compile` runs
+    the model through torch's compiler. `sync_norm` takes batch norm's statistics over all workers: on GPUs ("auto"),
+    on any device ("on") or never. `freeze_norm` keeps batch norm as it is, statistics and weights (GALD's stage on
+    coarse labels); `freeze_backbone` what the first so many feature maps are made of, or "all" of it.
+
+    A commit is made after each evaluation, and with `commit_every` after so many steps too: what a kill can cost.
+    `on_nan` says what follows a loss or gradient that is not finite (`train.faults`), and `hang_s` how long a worker
+    may do nothing before all are started again.
     """
 
     steps: Count
@@ -60,10 +70,19 @@ class TrainConfig(Value):
     workers: Annotated[int, Field(ge=1, le=4096)] = 1
     eval_every: Count
     log_every: Count = 10
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    accumulate: Count = 1
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    compile: bool = False
     channels_last: bool = True
+    sync_norm: Literal["auto", "on", "off"] = "auto"
     freeze_norm: bool = False
+    freeze_backbone: Literal["none", "all"] | Annotated[int, Field(ge=1, le=backbones.LEVELS)] = "none"
     shown_images: Annotated[int, Field(ge=0, le=64)] = 4
+    commit_every: Count | None = None
+    on_nan: Annotated[str, Field(pattern=r"^(fail|rollback|skip:[1-9]\d{0,5})$")] = "fail"
+    hang_s: Annotated[float, Field(gt=0)] = 120.0
 
 
 _STRIDE = 2 / 3
@@ -132,6 +151,12 @@ class RunConfig(Value):
                 "config",
                 "choose a global batch that every worker gets an equal part of",
             )
+        if (self.train.batch // self.train.workers) % self.train.accumulate:
+            what = f"train.accumulate = {self.train.accumulate} does not divide train.batch / train.workers"
+            raise UsageError(what, "config", "choose micro-batches that are all of one size")
+        if self.optim.warmup_steps and self.optim.warmup_steps >= self.train.steps:
+            what = f"optim.warmup_steps = {self.optim.warmup_steps} of train.steps = {self.train.steps}: it never ends"
+            raise UsageError(what, "config", "lower optim.warmup_steps")
         pixels = self.train.batch * self.augment.crop_px[0] * self.augment.crop_px[1]
         if self.loss.ohem and self.loss.ohem_min_kept >= pixels:
             raise UsageError(
@@ -166,6 +191,8 @@ def from_dict(mapping: Mapping[str, Any], where: object = "config") -> RunConfig
 
 
 _FREE = {"data.loader_threads", "data.shards", "train.workers", "train.log_every", "test.scales", "test.flip"}
+_FREE |= {"train.compile"}  # rounding apart, the same
+_FREE |= {"train.commit_every", "train.on_nan", "train.hang_s"}
 _FREE |= {"data.decoded_cache", "data.bad_shard", *(f"data.remote.{name}" for name in remotes.Config.model_fields)}
 
 

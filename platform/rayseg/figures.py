@@ -7,7 +7,7 @@ content alone. Matplotlib is imported when something is drawn: it costs a comman
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -224,6 +224,38 @@ def curves(
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     _name_ends(axes, {name: drawn[name][-1] for name in ranked[: len(LINES)]}, len(ranked) - len(LINES))
+    _save(figure, path, title)
+
+
+def pareto(
+    points: Mapping[str, tuple[float, float]],
+    front: Collection[str],
+    path: Path,
+    *,
+    cost_name: str,
+    value_name: str = "mIoU",
+    title: str = "",
+) -> None:
+    """Draw trials by (cost, value); those of the Pareto front, which none beats in both, joined and named."""
+    figure = _figure(6.5, 4.2)
+    axes = figure.add_subplot()
+    others = [at for name, at in points.items() if name not in front]
+    if others:
+        axes.scatter([at[0] for at in others], [at[1] for at in others], s=18, color="0.7", label="beaten in both")
+    best = sorted((at, name) for name, at in points.items() if name in front)
+    if best:
+        costs, values = zip(*(at for at, _ in best), strict=True)
+        axes.step(costs, values, where="post", color=LINES[0], linewidth=1.2)
+        axes.scatter(costs, values, color=LINES[0], s=30, zorder=3, label="Pareto front")
+        for (cost, value), name in best:
+            axes.annotate(name, (cost, value), (4, 5), textcoords="offset points", fontsize=8, color=LINES[0])
+    axes.set(xlabel=cost_name, ylabel=value_name)
+    axes.margins(0.12)
+    axes.grid(color="0.9", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    if points:
+        axes.legend(loc="lower right", fontsize=9, frameon=False)
     _save(figure, path, title)
 
 

@@ -207,7 +207,7 @@ def _without_gradient(meta: Segmenter) -> frozenset[str]:
             outputs = meta(torch.empty(2, 3, size, size, device="meta"))
         except UsageError:
             continue
-        reached = _leaves(logits.grad_fn for logits in outputs.values())
+        reached = leaves(logits.grad_fn for logits in outputs.values())
         if all(id(p) in reached for p in meta.parameters()):
             return frozenset()
         # A function that recomputes its inside hides it from the graph's walk, but not from a backward pass.
@@ -216,8 +216,8 @@ def _without_gradient(meta: Segmenter) -> frozenset[str]:
     return frozenset()
 
 
-def _leaves(functions: Iterable[Any]) -> set[int]:
-    """Walk the graph of a forward pass back to the parameters, and give their ids."""
+def leaves(functions: Iterable[Any]) -> set[int]:
+    """Walk the graph of a forward pass back from these `grad_fn` to the parameters, and give their ids."""
     waiting, seen, leaves = list(functions), set(), set()
     while waiting:
         function = waiting.pop()

@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sweeping import Sweeps
 
 from rayseg.cluster import stack as stacks
 from rayseg.cluster.starting import PORTS
@@ -113,3 +114,11 @@ def fresh_shell(home_folder):
 def stack(at_home, mlflow_port_taken):
     """The session's stack, up."""
     return stacks.up(progress=print)
+
+
+@pytest.fixture
+def sweep(tmp_path, tiny_shards):
+    """Starts the tiny sweep's job file; what is left of it ends with the test."""
+    sweeps = Sweeps(tmp_path, tiny_shards)
+    yield sweeps
+    sweeps.end()

@@ -1,67 +1,14 @@
 """Sweeps on a Ray of their own: killed and resumed, stopped by ASHA, on two workers a trial."""
 
-import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
-import pytest
+from sweeping import ended, events, finish, folder, wait_for
 
 from rayseg.sweep.journal import tell
 from rayseg.train import commit
 from rayseg.train.review import read_summary
-
-JOB = Path(__file__).with_name("tiny_sweep.py")
-
-
-@pytest.fixture
-def sweep(tmp_path, tiny_shards):
-    """Start the tiny sweep's job file; give its process and, when it ends, its lines."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY", "MLFLOW"))}
-    environment = kept | {"RAYSEG_HOME": str(tmp_path / "home"), "HOME": str(tmp_path)}
-    started = []
-
-    def start(*arguments):
-        command = [sys.executable, str(JOB), "--shards", str(tiny_shards), *arguments]
-        started.append(
-            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        )
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
-        process.stdout.close()
-
-
-def finish(process):
-    lines = process.communicate(timeout=280)[0].splitlines()
-    assert process.returncode == 0, "\n".join(lines)
-    return lines
-
-
-def folder(tmp_path, name):
-    return tmp_path / "home" / "runs" / name
-
-
-def events(path):
-    return [json.loads(line) for line in (path / "journal.jsonl").read_text().splitlines()]
-
-
-def wait_for(condition, limit_s=200.0):
-    until = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < until, "waited too long"
-        time.sleep(0.05)
-
-
-def ended(path):
-    story = tell(path)
-    return dict(story.outcomes) if story else {}
 
 
 def test_killed_driver_and_resume_lose_no_trial_and_run_none_twice(sweep, tmp_path):

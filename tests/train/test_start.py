@@ -162,3 +162,70 @@ def test_frozen_norm_keeps_what_it_has_while_the_rest_trains(run_config, trained
 def test_freezing_what_is_not_there_is_refused():
     with pytest.raises(UsageError, match="no batch norm"):
         start.freeze_norm(torch.nn.Conv2d(3, 3, 1))
+
+
+# --- a backbone that is held ----------------------------------------------------------------------------------------
+
+
+def held(model):
+    return {name for name, p in model.backbone.named_parameters() if not p.requires_grad}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "layers"),
+    [
+        ("none", ()),
+        (1, ("conv1", "bn1", "layer1")),
+        (3, ("conv1", "bn1", "layer1", "layer2", "layer3")),
+        ("all", ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")),
+    ],
+)
+def test_the_first_feature_maps_of_a_resnet_are_its_first_stages(wanted, layers):
+    model = small(11)
+    start.freeze_backbone(model, wanted)
+    expected = {n for n, _ in model.backbone.named_parameters() if n.removeprefix("model.").startswith(layers)}
+    assert held(model) == (expected if layers else set())
+    norms = {n: m for n, m in model.backbone.named_modules() if isinstance(m, _BatchNorm)}
+    assert len(norms) > 5
+    assert {n for n, m in norms.items() if not m.training} == {n for n in norms if f"{n}.weight" in held(model)}
+    assert all(module.training for module in model.head.modules())
+
+
+@pytest.mark.parametrize("name", ["hrnet_w18_small", "convnext_atto", "efficientnet_lite0"])
+def test_what_is_held_decides_the_first_map_and_no_more(name):
+    """Nudging what is held moves the first feature map, and nudging all else does not."""
+    plain = {"backbone": {"name": name, "output_stride": 32}, "head": {"name": "fcn"}, "num_classes": 3}
+    torch.manual_seed(0)
+    model = segmenter.build(segmenter.parse(segmenter.Config, plain, "test")).eval()
+    start.freeze_backbone(model, 1)
+    frozen, images = held(model), torch.randn(1, 3, 64, 64)
+    assert 0 < len(frozen) < len(list(model.backbone.parameters()))
+    with torch.no_grad():
+        first, last = (model.backbone(images)[at] for at in (0, -1))
+        for name, parameter in model.backbone.named_parameters():
+            if name not in frozen:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        assert torch.equal(model.backbone(images)[0], first)
+        assert not torch.equal(model.backbone(images)[-1], last)
+        for name, parameter in model.backbone.named_parameters():
+            if name in frozen:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        assert not torch.equal(model.backbone(images)[0], first)
+
+
+def test_more_maps_than_there_are_is_refused():
+    plain = {"backbone": {"name": "resnet10t", "output_stride": 32}, "head": {"name": "fcn"}, "num_classes": 3}
+    model = segmenter.build(segmenter.parse(segmenter.Config, plain, "test"))
+    model.backbone.spec = model.backbone.spec._replace(channels=(1, 2))
+    with pytest.raises(UsageError, match="has 2 feature maps"):
+        start.freeze_backbone(model, 3)
+
+
+def test_a_held_backbone_stays_and_the_rest_trains(run_config, trained, tmp_path):
+    settings = {"start_from": str(trained), "train__steps": 4, "train__eval_every": 2, "train__freeze_backbone": 2}
+    train(run_config(**settings), tmp_path)
+    before, after = best_weights(trained), commit.tensors(commit.newest(tmp_path), "model")
+    stays = ("backbone.model.conv1", "backbone.model.bn1", "backbone.model.layer1", "backbone.model.layer2")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert not {name for name in changed if name.startswith(stays)}
+    assert {name for name in before if name.endswith(".weight") and not name.startswith(stays)} <= changed

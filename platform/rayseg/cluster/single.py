@@ -14,6 +14,7 @@ from rayseg import losses, segmenter
 from rayseg import recipe as recipes
 from rayseg.cluster import home
 from rayseg.cluster.launch import FAILED, Job
+from rayseg.cluster.runtime import PauseFile
 from rayseg.cluster.watch import room_for
 from rayseg.config import RunConfig
 from rayseg.data import open_shards
@@ -24,7 +25,8 @@ from rayseg.train.loop import fit
 from rayseg.train.runtime import LocalRuntime, holding
 
 Show = Callable[[str], None]
-Start = Callable[[LocalRuntime], None]
+Start = Callable[[LocalRuntime | PauseFile], None]
+"""Is given what to set `wanted = "pause"` on when the user interrupts."""
 
 
 def train_one(
@@ -80,11 +82,14 @@ def _here(config: RunConfig, folder: Path, identity: RunIdentity, show: Show, on
     return summary
 
 
-def _on_workers(config: RunConfig, folder: Path, identity: RunIdentity, show: Show, _: Start) -> review.Summary | None:
+def _on_workers(
+    config: RunConfig, folder: Path, identity: RunIdentity, show: Show, on_start: Start
+) -> review.Summary | None:
     from rayseg.cluster.connect import cluster_resources, ray_session
-    from rayseg.cluster.launch import train_on_workers
 
     with ray_session(dashboard=True):
+        from rayseg.cluster.slots import train_on_workers  # Ray reads its settings when it is imported
+
         resources = room_for(config, cluster_resources(), 1)
         show(f"{resources.workers} workers on {'GPUs' if resources.gpus_per_worker else 'CPUs'}")
         job = Job(
@@ -93,9 +98,11 @@ def _on_workers(config: RunConfig, folder: Path, identity: RunIdentity, show: Sh
             identity=identity,
             tracking_uri=home.tracking_uri(),
             threads=resources.cpus_per_worker,
+            pause=str(folder / "pause"),
         )
+        on_start(PauseFile(folder / "pause"))
         with _following(folder / "log.txt", show):
-            train_on_workers(job, workers=resources.workers, gpus=resources.gpus_per_worker)
+            train_on_workers(job, resources)
     return review.read_summary(folder)
 
 

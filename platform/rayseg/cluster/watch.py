@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from rayseg.cluster.launch import Job, fault_of
+from rayseg.cluster.launch import FAILED, Job, fault_of
+from rayseg.cluster.runtime import PauseFile
 from rayseg.config import RunConfig
 from rayseg.errors import CheckpointError, ClusterError
-from rayseg.sweep.journal import Journal, Outcome, Story
 from rayseg.sweep.lines import Event
+from rayseg.sweep.recorded import Recorded
+from rayseg.sweep.search import Suggestion
 from rayseg.sweep.trial import Trial
-from rayseg.train.review import read_summary
+from rayseg.train import commit
+from rayseg.train.review import EVALUATION, read_summary
+
+FIGURES = ("step", "miou", "pixel_accuracy", "best_miou", "latency_ms")
+"""What a commit says of its evaluation; the latency is that of the best one."""
+WRITTEN_S = 30.0
+"""So long a commit may take from its report to the disk."""
 
 
 class Resources(NamedTuple):
@@ -50,42 +60,119 @@ def room_for(config: RunConfig, total: Mapping[str, float], concurrent: int | No
     return Resources(workers, cpus, gpus, min(room, concurrent) if concurrent and room else concurrent or room)
 
 
-class Work(NamedTuple):
-    """A trial and the job that runs it."""
-
-    trial: Trial
-    job: Job
-
-
 class Watch:
-    """Hears of every report, writes the journal and tells the user."""
+    """Stands between the search and Tune: makes each suggestion a job, hears of every report and end, tells the user.
 
-    def __init__(self, work: Sequence[Work], journal: Journal, say: Callable[[Event], None]) -> None:
-        self.trials = {w.trial.key: w for w in work}
-        self.journal, self.say = journal, say
-        self.reasons: dict[str, str] = {}
+    `job_of` gives a suggestion's job and may refuse it; `say` hears what the journal has already.
+    """
 
-    def stopped(self, key: str, reason: str) -> None:
-        """Remember why the scheduler gave a trial up, before anything else can happen to it."""
-        self.reasons[key] = reason
+    def __init__(
+        self, search: Recorded, job_of: Callable[[Trial], Job], say: Callable[[Event], None], *, pause: Path
+    ) -> None:
+        self.search, self.say = search, say
+        self.pause = PauseFile(pause)
+        self._job_of = job_of
+        self._jobs: dict[str, Job] = {}
+        self.fault: BaseException | None = None
+
+    def suggest(self) -> Job | Literal["wait", "done"]:
+        """Give the next job; `done` too while the sweep is to pause.
+
+        Raises:
+            CheckpointError: the commit that a trial should begin with is gone, with all others of its donor.
+        """
+        if self.pause.wanted:
+            return "done"
+        answer = self.search.suggest()
+        if not isinstance(answer, Suggestion):
+            if answer == "wait" and not self.search.open():
+                raise RuntimeError("the search waits, and nothing runs that it could wait for")
+            return answer
+        job = self._job(answer)
+        (Path(job.run_dir) / FAILED).unlink(missing_ok=True)
+        return job
+
+    def _job(self, suggestion: Suggestion) -> Job:
+        trial, donor = suggestion.trial, suggestion.donor
+        job = self._jobs.get(trial.key) or self._job_of(trial)
+        self._jobs[trial.key] = job
+        if donor is not None and trial.key not in self.search.adopted:
+            step = begin_from(self._run_dir(donor.key), donor.step, Path(job.run_dir), job.config)
+            self.search.adopt(trial.key, donor.key, step)
+        return job
+
+    def _run_dir(self, key: str) -> Path:
+        return Path((self._jobs.get(key) or self._job_of(self._trial(key))).run_dir)
+
+    def _trial(self, key: str) -> Trial:
+        return self.search.suggestions[key].trial
 
     def start(self, key: str) -> None:
         """Tell that a trial starts."""
-        self.say(Event("start", self.trials[key].trial, {}))
+        self.say(Event("start", self._trial(key), {"note": self.search.suggestions[key].note}))
 
-    def result(self, key: str, figures: Mapping[str, Any]) -> None:
-        """Write down a report."""
-        self.journal.write("result", {"key": key, "step": figures["step"], "miou": figures["miou"]})
-        self.say(Event("result", self.trials[key].trial, figures))
+    def result(self, key: str, figures: Mapping[str, Any]) -> str | None:
+        """Take in a report, after those that a dead worker committed and never told; say why the trial should stop."""
+        run_dir = Path(self._jobs[key].run_dir)
+        for each in [*missed(run_dir, self.search.heard.get(key, 0), figures["step"]), figures]:
+            self._report(key, each)
+        return self.search.stops.get(key)
 
-    def end(self, key: str, *, failed: bool) -> None:
-        """Write down how a trial ended."""
-        run_dir = Path(self.trials[key].job.run_dir)
+    def _report(self, key: str, figures: Mapping[str, Any]) -> None:
+        if figures["step"] > self.search.heard.get(key, 0):
+            # No search looks at one class, and the journal would be mostly that.
+            self.search.report(key, {k: v for k, v in figures.items() if not k.startswith("iou/")})
+            self.say(Event("result", self._trial(key), {"loss": math.nan, **figures}))
+
+    def end(self, key: str, *, failed: bool, note: str = "") -> None:
+        """Take in how a trial ended."""
+        run_dir = Path(self._jobs[key].run_dir)
         failed = failed or fault_of(run_dir) is not None
-        outcome: Outcome = "failed" if failed else "stopped" if key in self.reasons else "finished"
-        reason = self.reasons.get(key, "")
-        self.journal.write("end", {"key": key, "outcome": outcome, "reason": reason})
-        self.say(Event(outcome, self.trials[key].trial, {"reason": reason or (_fault(run_dir) if failed else "")}))
+        reason = "; ".join(filter(None, [_fault(run_dir), note])) if failed else ""
+        outcome = self.search.end(key, failed=failed, reason=reason)
+        self.say(Event(outcome, self._trial(key), {"reason": reason or self.search.stops.get(key, "")}))
+
+    def catch_up(self) -> None:
+        """Take in what the trials of an earlier attempt did after its last word of them, before anything starts."""
+        for suggestion in self.search.open():
+            key = suggestion.trial.key
+            job = self._jobs[key] = self._job_of(suggestion.trial)
+            for figures in missed(Path(job.run_dir), self.search.heard.get(key, 0)):
+                if key not in self.search.stops:
+                    self._report(key, figures)
+            if key in self.search.stops or read_summary(Path(job.run_dir)) is not None:
+                self.search.end(key, failed=False)
+
+
+def begin_from(donor_dir: Path, step: int, run_dir: Path, config: Mapping[str, Any]) -> int:
+    """Begin a run with a donor's commit, and say of which step it was; waits for one that is being written.
+
+    Raises:
+        CheckpointError: the donor has no commit.
+    """
+    until = time.monotonic() + WRITTEN_S
+    while not any(step <= step_of(path) for path in commit.commits(donor_dir)) and time.monotonic() < until:
+        time.sleep(0.05)
+    return step_of(commit.adopt(donor_dir, step, run_dir, {"config": dict(config)}))
+
+
+def step_of(path: Path) -> int:
+    """Read the step of a commit from its name."""
+    return int(path.name.removeprefix("step-"))
+
+
+def missed(run_dir: Path, after: int, before: float = math.inf) -> list[dict[str, Any]]:
+    """List the figures of evaluations between two steps that were committed; a kill may have cut their report off."""
+    found = []
+    for path in commit.commits(run_dir):
+        if after < step_of(path) < before and (path / EVALUATION).exists():
+            try:
+                state = commit.read(path).state
+            except CheckpointError:
+                continue
+            of_progress = {name: state["progress"][name] for name in ("step", "miou", "pixel_accuracy", "best_miou")}
+            found.append(state.get("report", of_progress))
+    return found
 
 
 def _fault(run_dir: Path) -> str:
@@ -95,12 +182,6 @@ def _fault(run_dir: Path) -> str:
     log = run_dir / "log.txt"
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     return lines[-1] if lines else "its process ended; see Ray's logs"
-
-
-def left_to_run(work: Sequence[Work], story: Story | None) -> list[Work]:
-    """Drop what is over: trials with a summary, and trials the journal says were stopped or finished."""
-    over = {key for key, outcome in story.outcomes.items() if outcome != "failed"} if story else set()
-    return [w for w in work if w.trial.key not in over and read_summary(Path(w.job.run_dir)) is None]
 
 
 @contextmanager

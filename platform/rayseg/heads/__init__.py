@@ -27,10 +27,13 @@ from rayseg.schema import Value, parse
 
 
 class HeadConfig(Value):
-    """What every head has: its name and the normalisation of its layers."""
+    """What every head has: its name and the normalisation of its layers.
+
+    "batch" is over the batches that `train.sync_norm` says, "sync_batch" over those of all workers whatever it says.
+    """
 
     name: str
-    norm: Literal["batch", "group"] = "batch"
+    norm: Literal["batch", "sync_batch", "group"] = "batch"
 
 
 class SegmentationHead(nn.Module, ABC):

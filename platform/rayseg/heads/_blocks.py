@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rayseg.errors import UsageError
+from rayseg.ops.rank_norm import RankBatchNorm
 
-Norm = Literal["batch", "group"]
+Norm = Literal["batch", "sync_batch", "group"]
 
 
 def _centred(size: int, info: ValidationInfo) -> int:
@@ -26,9 +27,14 @@ KernelSize = Annotated[int, Field(ge=3), AfterValidator(_centred)]
 
 
 def norm_layer(kind: Norm, channels: int) -> nn.Module:
-    """Normalise `channels` maps: by the batch, or by 32 groups of channels (fewer where 32 does not divide)."""
+    """Normalise `channels` maps: by a worker's batch, by those of all workers, or by 32 groups of channels.
+
+    There are fewer groups where 32 does not divide the channels.
+    """
     if kind == "batch":
         return nn.BatchNorm2d(channels)
+    if kind == "sync_batch":
+        return RankBatchNorm(channels)
     return nn.GroupNorm(math.gcd(32, channels), channels)
 
 
@@ -52,6 +58,8 @@ def pooled_norm_layer(kind: Norm, channels: int) -> nn.Module:
     """Normalise maps that may be one pixel: `norm_layer` with at least two values in what it averages over."""
     if kind == "batch":
         return PooledBatchNorm(channels)
+    if kind == "sync_batch":
+        return RankBatchNorm(channels, pooled=True)
     return nn.GroupNorm(math.gcd(32, max(channels // 2, 1)), channels)
 
 

@@ -101,7 +101,23 @@ class SegmentationLoss(nn.Module):
         if num_classes is not None:
             self._check_classes(num_classes)
 
-    def forward(self, outputs: Mapping[str, Tensor], target: Tensor) -> dict[str, Tensor]:
+    @property
+    def divisible(self) -> bool:
+        """Whether a batch's loss is the sum of its parts' shares: OHEM, Dice and Lovász need all pixels at once."""
+        return not (self.config.ohem or self.config.dice_weight or self.config.lovasz_weight)
+
+    def counts(self, target: Tensor) -> dict[str, Tensor]:
+        """Give what the losses of a batch are divided by, so that those of its parts can be: see `forward`."""
+        kept, by_class = target != self.ignore_index, self.class_weights
+        borders = torch.ones_like(kept) if self.config.border_legacy_ignore else kept
+        weights = kept
+        if by_class is not None:  # a label that is no class is refused with the part that has it
+            weights = by_class.to(target.device)[target.clamp(0, len(by_class) - 1)] * kept
+        return {"classes": weights.sum(), "borders": borders.sum()}
+
+    def forward(
+        self, outputs: Mapping[str, Tensor], target: Tensor, counts: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """Compute `"loss"`, and the loss of each output of weight above 0, unweighted and detached: float32 scalars.
 
         `"dice"` and `"lovasz"` stand beside `"main"`, which contains them, where they have a weight. Ignored pixels
@@ -111,18 +127,21 @@ class SegmentationLoss(nn.Module):
         Args:
             outputs: logits (B, C, H, W) by name, `"main"` among them; those of borders are (B, 1, H, W).
             target: (B, H, W) int64, classes or `ignore_index`.
+            counts: those of the whole batch of which this is a part, where the loss is `divisible`; what is computed
+                is then this part's share, and the shares of all parts add up to the losses of the batch.
 
         Raises:
             UsageError: shapes, types or names do not fit; or gradients are recorded, and no output has a weight.
             DataError: a label is neither a class nor `ignore_index`. On a GPU only the first call looks: see `check`.
         """
+        assert counts is None or self.divisible
         self._check_outputs(outputs, target)
         labels = self._checked_labels(target, outputs["main"].shape[1])
         exact = {n: x.to(torch.promote_types(x.dtype, torch.float32)) for n, x in outputs.items()}
         counted = {name: logits for name, logits in exact.items() if self.weights[name] > 0}
         if not counted and torch.is_grad_enabled():
             raise nothing_trains()
-        parts = self._parts(counted, labels)
+        parts = self._parts(counted, labels, counts or {})
         overlaps = self._overlaps(counted["main"], labels) if "main" in counted else {}
         for name, value in overlaps.items():
             parts["main"] = parts["main"] + getattr(self.config, f"{name}_weight") * value
@@ -143,19 +162,21 @@ class SegmentationLoss(nn.Module):
 
     # --- each output's loss -----------------------------------------------------------------------------------------
 
-    def _parts(self, outputs: Mapping[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
+    def _parts(self, outputs: Mapping[str, Tensor], labels: Tensor, counts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         found: BorderTarget | None = None
         parts = {}
         for name, logits in outputs.items():
             if name in self.borders:
                 found = found or border_targets(labels, ignore_index=self.ignore_index, **self.target_options)
                 losses = border_focal(logits[:, 0], found.border, **self.focal_options)
-                parts[name] = global_mean(losses.masked_fill(~found.valid, 0), found.valid.sum())
+                count = counts["borders"] if counts else found.valid.sum()
+                parts[name] = global_mean(losses.masked_fill(~found.valid, 0), count)
             else:
-                parts[name] = self._over_classes(logits, labels, ohem=self.config.ohem and name == "main")
+                hard = self.config.ohem and name == "main"
+                parts[name] = self._over_classes(logits, labels, ohem=hard, count=counts.get("classes"))
         return parts
 
-    def _over_classes(self, logits: Tensor, labels: Tensor, *, ohem: bool) -> Tensor:
+    def _over_classes(self, logits: Tensor, labels: Tensor, *, ohem: bool, count: Tensor | None) -> Tensor:
         config = self.config
         losses = functional.cross_entropy(logits, labels, ignore_index=self.ignore_index, reduction="none")
         kept = labels != self.ignore_index
@@ -165,7 +186,7 @@ class SegmentationLoss(nn.Module):
             losses = focal(losses, config.focal_gamma, config.focal_alpha)
         by_class = self._class_weights(logits)
         weights = kept if by_class is None else by_class[labels.masked_fill(~kept, 0)] * kept
-        return global_mean(losses * weights, weights.sum())
+        return global_mean(losses * weights, weights.sum() if count is None else count)
 
     def _overlaps(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Compute Dice and Lovász where they have a weight: means over the classes shown."""

@@ -6,16 +6,31 @@ Only while gradients are recorded and several ranks train does one wait for the 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 
+_ALONE = ContextVar("_ALONE", default=False)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Let this rank compute by itself for a while, as if there were no others: it waits for none."""
+    token = _ALONE.set(True)
+    try:
+        yield
+    finally:
+        _ALONE.reset(token)
+
 
 def world_size() -> int:
     """Count the ranks that share this computation: 1 without gradients, where each evaluates alone."""
-    distributed = dist.is_available() and dist.is_initialized() and torch.is_grad_enabled()
+    distributed = dist.is_available() and dist.is_initialized() and torch.is_grad_enabled() and not _ALONE.get()
     return dist.get_world_size() if distributed else 1
 
 

@@ -7,7 +7,8 @@ reports this one decides the same, which the tests check against Tune's.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -19,9 +20,28 @@ class Verdict(NamedTuple):
     step: int
     miou: float
     cut: float
+    by: str = "ASHA"
 
     def __str__(self) -> str:
-        return f"stopped at rung {self.rung} by ASHA: {self.miou:.3f} under the cut {self.cut:.3f}"
+        return f"stopped at rung {self.rung} by {self.by}: {self.miou:.3f} under the cut {self.cut:.3f}"
+
+
+class Rule(Protocol):
+    """Stops trials early. `rungs` of `steps` are where it looks; the last step is none of them."""
+
+    def enter(self, key: str) -> None:
+        """Take in that a trial begins."""
+
+    def judge(self, key: str, step: int, miou: float) -> Verdict | None:
+        """Take in a report; a verdict where the trial should go no further."""
+
+    def steps(self) -> list[int]:
+        """List the steps of all rungs, the first one first."""
+
+
+def at_rung(curve: Mapping[int, float], step: int) -> float | None:
+    """Look a trial's mIoU up at a rung: its first evaluation (they are given by step) at `step` or later."""
+    return next((curve[at] for at in sorted(curve) if at >= step), None)
 
 
 class Asha:
@@ -35,6 +55,9 @@ class Asha:
             self.rungs.append((step, {}))
             step *= reduction_factor
 
+    def enter(self, key: str) -> None:
+        """Take in that a trial begins; here they all have the same rungs."""
+
     def judge(self, key: str, step: int, miou: float) -> Verdict | None:
         """Take in a report; a verdict where the trial should go no further."""
         reached = [(i, at, seen) for i, (at, seen) in enumerate(self.rungs, start=1) if at <= step]
@@ -44,3 +67,7 @@ class Asha:
         cut = float(np.percentile(list(seen.values()), (1 - 1 / self.factor) * 100)) if seen else None
         seen[key] = miou
         return Verdict(rung, step, miou, cut) if cut is not None and miou < cut else None
+
+    def steps(self) -> list[int]:
+        """List the rungs' steps."""
+        return [at for at, _ in self.rungs]

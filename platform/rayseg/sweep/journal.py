@@ -26,11 +26,17 @@ class Result(NamedTuple):
 
 
 class Story(NamedTuple):
-    """What the journal tells: the sweep's own settings, every result in order, how trials ended."""
+    """What the journal tells: the sweep's own settings, every result in order, how trials ended, and every event.
+
+    The events, each with its fields, in order: `plan`, `resume`, `suggest` (key, point, donor), `adopt` (key, donor,
+    step: the commit that it really began with), `result` (key, step, miou, figures), `stop` (key, reason), `end` (key,
+    outcome, reason), `retry` (key: it failed before, and what follows of it is not told to the search).
+    """
 
     plan: dict[str, Any]
     results: list[Result]
     outcomes: dict[str, Outcome]
+    events: tuple[dict[str, Any], ...] = ()
 
 
 class Journal:
@@ -73,14 +79,15 @@ def tell(folder: Path) -> Story | None:
     plan: dict[str, Any] = {}
     results: list[Result] = []
     outcomes: dict[str, Outcome] = {}
-    for fields in _events(path):
+    events = tuple(_events(path))
+    for fields in events:
         if fields["event"] == "plan":
             plan = fields
         elif fields["event"] == "result":
             results.append(Result(fields["key"], fields["step"], fields["miou"]))
         elif fields["event"] == "end":
             outcomes[fields["key"]] = fields["outcome"]
-    return Story(plan, results, outcomes) if plan else None
+    return Story(plan, results, outcomes, events) if plan else None
 
 
 def _events(path: Path) -> Iterator[dict[str, Any]]:

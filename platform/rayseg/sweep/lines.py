@@ -1,28 +1,23 @@
-"""What a sweep says while it runs: one line per event, with the best so far and an ETA."""
+"""What a sweep says while it runs where there is no terminal: one line per event, with the best so far and an ETA."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
 
+from rayseg.sweep.board import Board, Entry, Event
+from rayseg.sweep.foresight import Foresight
 from rayseg.sweep.trial import Trial, describe
-from rayseg.train.progress import duration
 
+__all__ = ["Event", "Lines"]
 
-class Event(NamedTuple):
-    """Something that happened to a trial: `start`, `result`, `finished`, `stopped` or `failed`."""
-
-    kind: str
-    trial: Trial
-    figures: Mapping[str, Any]
+EXPECTED = "eta: expected is the rest played on average by the search's own rule; at most, if nothing more is stopped"
 
 
 class Lines:
-    """Turns events into lines. The ETA takes every trial to its last step, so under ASHA it is an upper bound.
+    """Turns events into lines; the arguments are those of `Board`.
 
-    `left` says how many steps each trial of this attempt still has to do; trials that are over are not in it. `best`
-    is the best mIoU of earlier attempts and its trial's key.
+    Without `foresight` the ETA takes every trial to its last step, so under ASHA it is an upper bound.
     """
 
     def __init__(
@@ -32,39 +27,40 @@ class Lines:
         left: Mapping[str, int],
         best: tuple[float, str] | None,
         show: Callable[[str], None],
+        total: int | None = None,
+        foresight: Foresight | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.total, self.over = len(trials), len(trials) - len(left)
-        self.left, self.best = dict(left), best
-        self.show, self.clock = show, clock
-        self.done_here = 0
-        self.began = clock()
+        self.board = Board(trials, left=left, best=best, total=total, clock=clock)
+        self.show, self.foresight, self.explained = show, foresight, False
 
     def tell(self, event: Event) -> None:
         """Show one event."""
-        if event.kind == "start":
-            said = f"starts   {describe(event.trial.point)}"
-        elif event.kind == "result":
-            said = self._result(event.trial, event.figures)
-        else:
-            self.over += 1
-            self.left[event.trial.key] = 0
-            said = f"{event.kind}  {event.figures.get('reason') or ''}".rstrip()
-        self.show(f"[{self.over:{len(str(self.total))}}/{self.total} done] {event.trial.key} {said}")
+        entry = self.board.take(event)
+        if self.foresight is not None:
+            self.foresight.take(event)
+        said = self._said(event, entry)
+        self.show(f"[{self.board.progress()}] {event.trial.key} {said}")
 
-    def _result(self, trial: Trial, figures: Mapping[str, Any]) -> str:
-        steps = trial.config.train.steps
-        left = steps - figures["step"]
-        self.done_here += self.left[trial.key] - left
-        self.left[trial.key] = left
-        if self.best is None or figures["best_miou"] > self.best[0]:
-            self.best = (figures["best_miou"], trial.key)
+    def _said(self, event: Event, entry: Entry) -> str:
+        if event.kind == "start":
+            return "  ".join(filter(None, [f"starts   {describe(event.trial.point)}", event.figures.get("note", "")]))
+        if event.kind == "known":
+            return f"known    mIoU {entry.miou:.3f}  {describe(event.trial.point)}  {entry.reason}"
+        if event.kind != "result":
+            return f"{event.kind}  {entry.reason}".rstrip()
+        assert self.board.best is not None
+        best, key = self.board.best
+        loss = f"loss {event.figures['loss']:.3f}  " if "loss" in event.figures else ""
         return (
-            f"step {figures['step']}/{steps}  loss {figures['loss']:.3f}  mIoU {figures['miou']:.3f}  "
-            f"best {self.best[0]:.3f} ({self.best[1]})  eta {self.eta()}"
+            f"step {entry.step}/{event.trial.config.train.steps}  {loss}"
+            f"mIoU {entry.miou:.3f}  best {best:.3f} ({key})  eta {self.eta()}"
         )
 
     def eta(self) -> str:
-        """Give the time left at the pace of this attempt."""
-        pace = self.done_here / max(self.clock() - self.began, 1e-9)
-        return duration(sum(self.left.values()) / pace) if pace > 0 else "?"
+        """Give the time left."""
+        left = self.foresight.left() if self.foresight is not None else self.board.pace_left()
+        if left is not None and not left.sure and not self.explained:
+            self.explained = True
+            self.show(EXPECTED)
+        return "?" if left is None else str(left)

@@ -24,10 +24,14 @@ class Donor(NamedTuple):
 
 
 class Suggestion(NamedTuple):
-    """A trial to start; with a `donor` it goes on from that one's commit at its own config."""
+    """A trial to start; with a `donor` it goes on from that one's commit at its own config.
+
+    `note` says for a reader why it starts, where that is not plain: `promoted to rung 2`, `goes on from 3fa29c01`.
+    """
 
     trial: Trial
     donor: Donor | None = None
+    note: str = ""
 
 
 Next = Suggestion | Literal["wait", "done"]
@@ -45,3 +49,6 @@ class Search(Protocol):
 
     def ended(self, key: str, outcome: Outcome) -> None:
         """Take in that a trial is over: `finished`, `stopped` (as `report` said), or `failed`."""
+
+    def closing(self) -> list[str]:
+        """Write what the search itself found, in lines, for the end of the sweep; often nothing."""

@@ -9,16 +9,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rayseg.sweep.trial import Trial, short
+from rayseg.sweep import pareto
+from rayseg.sweep.trial import Trial, labels, short
 from rayseg.train.progress import duration
 from rayseg.train.review import Summary
 
 
 class Row(NamedTuple):
-    """One trial and its summary; None where it failed or never ran."""
+    """One trial and its summary, None where it failed or never ran; `run` is the earlier one that it is known from."""
 
     trial: Trial
     summary: Summary | None
+    run: str = ""
 
 
 def ranked(rows: Iterable[Row]) -> list[Row]:
@@ -30,44 +32,65 @@ def ranked(rows: Iterable[Row]) -> list[Row]:
     return sorted(rows, key=merit)
 
 
-def columns(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Give header and cells of the ranking."""
-    names = list(rows[0].trial.point) if rows else []
-    header = [
-        "rank",
-        "trial",
-        *(name.rsplit(".", 1)[-1] for name in names),
-        "mIoU",
-        "last",
-        "steps",
-        "params",
-        "time",
-        "end",
-    ]
-    cells = [
-        [str(rank), row.trial.key, *(short(row.trial.point[name]) for name in names), *_figures(row.summary)]
-        for rank, row in enumerate(rows, start=1)
-    ]
-    return header, cells
+def value(summary: Summary, objective: str) -> float | None:
+    """Read what a trial came to in one objective, the more the better; None where that was not measured."""
+    figure, sign = objective.removeprefix("-"), -1.0 if objective.startswith("-") else 1.0
+    found = float({"miou": summary.best_miou}.get(figure, getattr(summary, figure, 0.0)))
+    return sign * found if figure == "miou" or found > 0 else None
 
 
-def _figures(s: Summary | None) -> list[str]:
-    if s is None:
-        return ["-", "-", "-", "-", "-", "failed"]
-    params = f"{s.parameters / 1e6:.2f} M"
-    return [f"{s.best_miou:.4f}", f"{s.miou:.4f}", str(s.step), params, duration(s.seconds), s.status]
+def front(rows: Sequence[Row], objectives: Sequence[str]) -> set[int]:
+    """Name the rows, counted from 0, that no other one beats in all objectives at once: the Pareto front."""
+    points = []
+    for number, row in enumerate(rows):
+        values = [value(row.summary, name) for name in objectives] if row.summary else [None]
+        known = [v for v in values if v is not None]
+        if len(known) == len(values):
+            points.append((number, known))
+    return set(pareto.front(points))
 
 
-def write_csv(path: Path, rows: Sequence[Row]) -> None:
+def columns(rows: Sequence[Row], objectives: Sequence[str] = ("miou",)) -> tuple[list[str], list[list[str]]]:
+    """Give header and cells of the ranking; of several objectives, `front` marks the trials that none beats in all."""
+    names = list(dict.fromkeys(name for row in rows for name in row.trial.point))
+    several, timed = len(objectives) > 1, "-latency_ms" in objectives
+    best = front(rows, objectives) if several else set()
+    header = ["rank", "trial", *labels(names).values()]
+    header += ["mIoU", "last", "steps", "params", *(["ms"] if timed else []), "time", *(["front"] if several else [])]
+    cells = []
+    for number, row in enumerate(rows):
+        point = [short(row.trial.point[name]) if name in row.trial.point else "" for name in names]
+        latency = f"{row.summary.latency_ms:.1f}" if row.summary and row.summary.latency_ms > 0 else "-"
+        mark = "*" if number in best else ""
+        *figures, time = _figures(row)
+        more = [*([latency] if timed else []), time, *([mark] if several else [])]
+        cells.append([str(number + 1), row.trial.key, *point, *figures, *more, _end(row)])
+    return [*header, "end"], cells
+
+
+def _figures(row: Row) -> list[str]:
+    if (s := row.summary) is None:
+        return ["-", "-", "-", "-", "-"]
+    time = "-" if s.status == "known" else duration(s.seconds)
+    return [f"{s.best_miou:.4f}", f"{s.miou:.4f}", str(s.step), f"{s.parameters / 1e6:.2f} M", time]
+
+
+def _end(row: Row) -> str:
+    if row.summary is None:
+        return "failed"
+    return f"known: {row.run}" if row.run else row.summary.status
+
+
+def write_csv(path: Path, rows: Sequence[Row], objectives: Sequence[str] = ("miou",)) -> None:
     """Save the ranking."""
-    header, cells = columns(rows)
+    header, cells = columns(rows, objectives)
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([header, *cells])
 
 
-def text(rows: Sequence[Row]) -> str:
+def text(rows: Sequence[Row], objectives: Sequence[str] = ("miou",)) -> str:
     """Write the ranking as aligned columns."""
-    header, cells = columns(rows)
+    header, cells = columns(rows, objectives)
     return _aligned([header, *cells])
 
 
@@ -88,18 +111,24 @@ class Surface(NamedTuple):
 def surface(rows: Iterable[Row], names: tuple[str, str]) -> Surface | None:
     """Lay trials out over two searched values; None where they were not both searched."""
     cells: dict[tuple[Any, Any], list[float]] = {}
-    for trial, summary in rows:
+    for trial, summary, _ in rows:
         if summary and _has(trial.point, names):
             cells.setdefault((trial.point[names[0]], trial.point[names[1]]), []).append(summary.best_miou)
     if not cells:
         return None
-    row_values, column_values = (sorted({pair[i] for pair in cells}) for i in (0, 1))
+    row_values, column_values = (sorted({pair[i] for pair in cells}, key=_order) for i in (0, 1))
     best = np.full((len(row_values), len(column_values)), np.nan)
     counts = np.zeros(best.shape, dtype=np.int64)
     for (row, column), values in cells.items():
         where = row_values.index(row), column_values.index(column)
         best[where], counts[where] = max(values), len(values)
     return Surface(row_values, column_values, best, counts)
+
+
+def _order(value: Any) -> tuple[bool, float, str]:
+    """Put numbers by their size, before what is none."""
+    number = isinstance(value, (int, float))
+    return (not number, value if number else 0.0, str(value))
 
 
 def _has(point: Mapping[str, Any], names: tuple[str, str]) -> bool:

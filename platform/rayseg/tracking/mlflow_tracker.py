@@ -27,6 +27,7 @@ __all__ = [
     "healthy",
     "identity_for",
     "open_tracker",
+    "points_of",
     "replay",
     "review_url",
     "run_id",
@@ -79,6 +80,13 @@ def replay(run_dir: Path, uri: str, *, timeout_s: float = 60.0) -> ReplayReport:
 def run_id(run_dir: Path) -> str | None:
     """Give the run's id at the server that it was last brought to."""
     return read_mark(run_dir).run_id
+
+
+def points_of(run_dir: Path, uri: str) -> list[tuple[str, int]]:
+    """List name and step of every point that the server has of a run, once for each time that it has it."""
+    client, number = _client(check_uri(uri)), run_id(run_dir)
+    names = client.get_run(number).data.metrics if number else ()
+    return [(name, point.step) for name in names for point in client.get_metric_history(number, name)]
 
 
 def review_url(uri: str, experiment: str, *, charts: bool = False, runs: Sequence[str] = ()) -> str:

@@ -1,9 +1,10 @@
 """Commits: what a run resumes from, whole or not there at all.
 
-A commit is a directory `commits/step-NNNNNNNN` with `model.safetensors`, `optimizer.safetensors`, `state.json` and a
-`MANIFEST.json` (size and sha256 of each) written last. It is built under a temporary name, every file and the
-directory are synced, and one rename makes it visible. A resume takes the newest commit whose every byte matches.
-Ray's own snapshot is never read: it loses what was reported within two seconds of a failure. No pickle anywhere.
+A commit is a directory `commits/step-NNNNNNNN` with a safetensors file for each group of tensors (`model`, `optimizer`
+and whatever else the updates keep), `state.json` and a `MANIFEST.json` (size and sha256 of each) written last. It is
+built under a temporary name, every file and the directory are synced, and one rename makes it visible. A resume takes
+the newest commit, by its step and never by a file's time, whose every byte matches. Ray's own snapshot is never read:
+it loses what was reported within two seconds of a failure. No pickle anywhere.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -25,6 +26,8 @@ from torch import Tensor, nn
 from rayseg.errors import CheckpointError
 
 FORMAT = 1
+MANIFEST, EVALUATION, TENSORS = "MANIFEST.json", "evaluation.npz", ".safetensors"
+BUILDING, DAMAGED = ".building-", "damaged-"
 Tensors = dict[str, Tensor]
 
 
@@ -48,32 +51,38 @@ def write(
     Raises:
         CheckpointError: the disk is full or read-only; what was there before is untouched.
     """
+    with _building(run_dir, step) as folder:
+        for name, group in tensors.items():
+            plain = {key: value.detach().contiguous().cpu() for key, value in group.items()}
+            save_file(plain, folder / f"{name}{TENSORS}")
+        for name, data in files.items():
+            (folder / name).write_bytes(data)
+        _write_text(folder / "state.json", json.dumps({**state, "step": step}, indent=1))
+    return path_of(run_dir, step)
+
+
+@contextmanager
+def _building(run_dir: Path, step: int) -> Iterator[Path]:
+    """Give a folder to fill, and make it the commit of `step` in one rename once it is whole."""
     final = path_of(run_dir, step)
-    folder = final.parent
-    building = folder / f".building-{step:08d}-{os.getpid()}"
+    building = final.with_name(f"{BUILDING}{step:08d}-{os.getpid()}")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        final.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir()
-        for name, group in tensors.items():
-            save_file({k: v.detach().contiguous().cpu() for k, v in group.items()}, building / f"{name}.safetensors")
-        for name, data in files.items():
-            (building / name).write_bytes(data)
-        _write_text(building / "state.json", json.dumps({**state, "step": step}, indent=1))
+        yield building
         listed = {p.name: {"size": p.stat().st_size, "sha256": _sha256(p)} for p in sorted(building.iterdir())}
         for path in building.iterdir():
             _sync(path)
-        _write_text(building / "MANIFEST.json", json.dumps({"format": FORMAT, "step": step, "files": listed}, indent=1))
+        _write_text(building / MANIFEST, json.dumps({"format": FORMAT, "step": step, "files": listed}, indent=1))
         _sync(building)
         shutil.rmtree(final, ignore_errors=True)
         building.rename(final)
-        _sync(folder)
+        _sync(final.parent)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(building, ignore_errors=True)
-        raise CheckpointError(
-            f"cannot write the commit of step {step}: {error}", folder, "make room, then run the same command again"
-        ) from None
-    return final
+        what = f"cannot write the commit of step {step}: {error}"
+        raise CheckpointError(what, final.parent, "make room, then run the same command again") from None
 
 
 def newest(run_dir: Path, warn: Callable[[str], None] = print) -> Commit | None:
@@ -90,6 +99,7 @@ def newest(run_dir: Path, warn: Callable[[str], None] = print) -> Commit | None:
             return read(path)
         except CheckpointError as error:
             warn(f"warning: skipping a damaged commit: {error}")
+    found += (run_dir / "commits").glob(f"{DAMAGED}*")
     if found:
         raise CheckpointError(
             f"none of {len(found)} commits is whole",
@@ -117,7 +127,7 @@ def read(path: Path) -> Commit:
     """
     fix = "use another commit of the run"
     try:
-        manifest = json.loads((path / "MANIFEST.json").read_text())
+        manifest = json.loads((path / MANIFEST).read_text())
         if manifest["format"] != FORMAT:
             raise CheckpointError(
                 f"format {manifest['format']}, this is {FORMAT}", path, "use the version that wrote it"
@@ -126,17 +136,28 @@ def read(path: Path) -> Commit:
             file = path / name
             if file.stat().st_size != expected["size"] or _sha256(file) != expected["sha256"]:
                 raise CheckpointError(f"{name} is not what was written", path, fix)
+        written = {MANIFEST, *manifest["files"]}
+        if extra := sorted(p.name for p in path.iterdir() if p.name not in written and not p.name.startswith(".")):
+            raise CheckpointError(f"{extra[0]} was not written with it", path, fix)
         state = json.loads((path / "state.json").read_text())
-        return Commit(path, int(manifest["step"]), state)
+        if state["step"] != manifest["step"]:
+            raise CheckpointError(f"{MANIFEST} is not what was written", path, fix)
+        return Commit(path, state["step"], state)
     except FileNotFoundError as error:
         raise CheckpointError(f"{Path(error.filename).name} is missing", path, fix) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"MANIFEST.json or state.json cannot be read: {error}", path, fix) from None
+        raise CheckpointError(f"{MANIFEST} or state.json cannot be read: {error}", path, fix) from None
 
 
 def tensors(commit: Commit, name: str) -> Tensors:
     """Load one group of a commit's tensors to the CPU."""
-    return load_file(commit.path / f"{name}.safetensors")
+    return load_file(commit.path / f"{name}{TENSORS}")
+
+
+def best_weights(commit: Commit) -> Tensors:
+    """Load the weights that the commit was evaluated with: their moving average where the run keeps one."""
+    averaged = (commit.path / f"ema{TENSORS}").exists()
+    return tensors(commit, "model") | (tensors(commit, "ema") if averaged else {})
 
 
 def load_model(commit: Commit, model: nn.Module) -> None:
@@ -158,32 +179,80 @@ def load_model(commit: Commit, model: nn.Module) -> None:
     model.load_state_dict(found)
 
 
+def adopt(donor_run_dir: Path, step: int, run_dir: Path, state: Mapping[str, Any]) -> Path:
+    """Begin a run with the commit of `step` of another one, or its newest where that is gone, and say where it lies.
+
+    The files are hard links, so weights and momentum take no room; `state` says what is not the donor's, `config`
+    above all. The run's best evaluation is the commit's own, and its seconds count from 0.
+
+    Raises:
+        CheckpointError: the donor has no whole commit, or the disk is full.
+    """
+    found = _there(donor_run_dir, step)
+    progress = dict(found.state["progress"])
+    judged = (found.path / EVALUATION).exists()
+    progress |= (
+        {"best_step": found.step, "best_miou": progress["miou"]} if judged else {"best_step": 0, "best_miou": -1}
+    )
+    whole = {**found.state, "progress": progress | {"seconds": 0.0}, **state}
+    whole.pop("report", None)  # it was the donor's
+    whole["cursor"] = _of_config(whole["cursor"], whole["config"], found.step)
+    with _building(run_dir, found.step) as folder:
+        for name in json.loads((found.path / MANIFEST).read_text())["files"]:
+            if name != "state.json":
+                _link(found.path / name, folder / name)
+        _write_text(folder / "state.json", json.dumps(whole, indent=1))
+    return path_of(run_dir, found.step)
+
+
+def _there(run_dir: Path, step: int) -> Commit:
+    """Read the commit of `step`, or the newest; a running donor may prune one while it is read."""
+    for path in (path_of(run_dir, step), *reversed(commits(run_dir))):
+        try:
+            return read(path)
+        except CheckpointError:
+            continue
+    raise CheckpointError("no whole commit to begin with", run_dir, "choose another donor")
+
+
+def _of_config(cursor: Mapping[str, Any], config: Mapping[str, Any], step: int) -> dict[str, Any]:
+    """Place the donor's cursor in the stream of another batch or seed, over the same samples."""
+    batch = config["train"]["batch"]
+    epoch, offset = divmod(step * batch, cursor["samples"])
+    return {**cursor, "epoch": epoch, "offset": offset, "global_batch": batch, "seed": config["seed"]}
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(source)
+    except OSError:  # another disk, or one without links
+        shutil.copyfile(source, target)
+
+
 def prune(run_dir: Path, *, keep_last: int = 2, best: int | None = None) -> None:
     """Remove all commits but the newest `keep_last` and that of step `best`, and what a killed writer left."""
     for path in commits(run_dir)[:-keep_last]:
         if best is None or path.name != f"step-{best:08d}":
             shutil.rmtree(path, ignore_errors=True)
-    for path in (run_dir / "commits").glob(".building-*"):
+    _remove_unfinished(run_dir)
+
+
+def tidy(run_dir: Path, after: int) -> None:
+    """Remove what a killed writer left, and set the damaged commits behind step `after` aside, so that they are past.
+
+    Only the one that holds the run directory, and goes on from the commit of `after`, may ask.
+    """
+    _remove_unfinished(run_dir)
+    for path in commits(run_dir):
+        if path.name > path_of(run_dir, after).name:
+            aside = path.with_name(f"{DAMAGED}{path.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+
+
+def _remove_unfinished(run_dir: Path) -> None:
+    for path in (run_dir / "commits").glob(f"{BUILDING}*"):
         shutil.rmtree(path, ignore_errors=True)
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> Tensors:
-    """Name the optimizer's momentum after the parameters it belongs to."""
-    names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
-    return {
-        names[p]: values["momentum_buffer"]
-        for p, values in optimizer.state.items()
-        if values.get("momentum_buffer") is not None
-    }
-
-
-def load_optimizer(commit: Commit, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-    """Give each parameter the momentum it had."""
-    momentum = tensors(commit, "optimizer")
-    for name, parameter in model.named_parameters():
-        if name in momentum:
-            buffer = torch.empty_like(parameter).copy_(momentum[name])
-            optimizer.state[parameter]["momentum_buffer"] = buffer
 
 
 def _write_text(path: Path, text: str) -> None:

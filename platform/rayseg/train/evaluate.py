@@ -8,6 +8,8 @@ test settings are for `rayseg evaluate`.
 from __future__ import annotations
 
 import io
+import statistics
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -26,13 +28,17 @@ from rayseg.train.step import to_device
 
 
 class Evaluation(NamedTuple):
-    """What one pass over a split gave; `shown` holds predicted masks by sample position, on rank 0."""
+    """What one pass over a split gave; `shown` holds predicted masks by sample position, on rank 0.
+
+    `latency_ms` is this rank's median time from an image to its mask, on the threads or the GPU that it has here.
+    """
 
     confusion: ConfusionMatrix
     shown: dict[int, np.ndarray]
+    latency_ms: float
 
     def metrics(self, class_names: Sequence[str]) -> dict[str, float]:
-        """Name the figures: `miou`, `pixel_accuracy`, `mean_accuracy`, and `iou/<class>` where it is defined."""
+        """Name the figures: `miou`, `pixel_accuracy`, `mean_accuracy`, `latency_ms`, `iou/<class>` where defined."""
         per_class = {
             f"iou/{name}": float(v)
             for name, v in zip(class_names, self.confusion.iou(), strict=True)
@@ -42,6 +48,7 @@ class Evaluation(NamedTuple):
             "miou": float(self.confusion.miou()),
             "pixel_accuracy": float(self.confusion.pixel_accuracy()),
             "mean_accuracy": float(self.confusion.mean_accuracy()),
+            "latency_ms": self.latency_ms,
             **per_class,
         }
 
@@ -71,9 +78,13 @@ def evaluate(
     share_buffers(model)
     training = [module for module in model.modules() if module.training]
     model.eval()
+    took_s = []
     for position in shard_for_rank(total, runtime.rank, runtime.world):
         sample = shards.read(position)
-        confusion.update(predict(model, sample.image, runtime.device, precision, config.test), sample.mask)
+        began = time.perf_counter()
+        mask = predict(model, sample.image, runtime.device, precision, config.test)
+        took_s.append(time.perf_counter() - began)
+        confusion.update(mask, sample.mask)
         if progress is not None:
             progress(position + 1, total)
     counts = sum_over_ranks(torch.from_numpy(confusion.counts).to(runtime.device))
@@ -84,7 +95,7 @@ def evaluate(
     kept = {i: predict(model, shards.read(i).image, runtime.device, precision, config.test) for i in mine}
     for module in training:  # each as it was: batch norm may be frozen
         module.training = True
-    return Evaluation(confusion, kept)
+    return Evaluation(confusion, kept, 1e3 * statistics.median(took_s) if took_s else 0.0)
 
 
 def shown_positions(total: int, shown: int) -> list[int]:

@@ -35,7 +35,7 @@ class Feed:
         Raises:
             UsageError: the batch does not split over the workers, or the cache is too small for the order.
         """
-        mixed = config.data.mixed_shards
+        shards, mixed = shards.part(config.data.share), config.data.mixed_shards
         shards.check_order(mixed)
         self.plan = plan.make(
             len(shards),
@@ -118,7 +118,7 @@ def audit(run_dir: Path, show: Show) -> Audit:
     if (found := commit.newest(run_dir, warn=show)) is None:
         raise CheckpointError("no commit in it", run_dir, "name the directory of a run")
     data = configs.from_dict(found.state["config"], found.path).data
-    shards = open_shards(data.shards, data.train_split, data.remote, bad_shard=data.bad_shard)
+    shards = open_shards(data.shards, data.train_split, data.remote, bad_shard=data.bad_shard).part(data.share)
     said = ledger.audit(run_dir, shards.index.key)
     show(f"{run_dir}: {said}")
     for epoch, key in [*said.lost, *said.repeated][:1]:

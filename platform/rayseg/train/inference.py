@@ -44,6 +44,7 @@ def load(run_dir: Path, num_classes: int) -> Trained:
     plain = config.backbone.model_copy(update={"pretrained": False, "weights": None})
     model = segmenter.build(config.model(num_classes).model_copy(update={"backbone": plain}))
     commit.load_model(found, model)
+    model.load_state_dict(commit.best_weights(found))
     runtime = LocalRuntime(run_dir)
     precision = choose_precision(config.train.precision, runtime.device)
     return Trained(config, model.to(runtime.device).eval(), runtime, precision)

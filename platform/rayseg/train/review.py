@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,12 +23,13 @@ from rayseg.schema import Value, parse, to_dict
 from rayseg.tracking import Tracker
 from rayseg.train import commit
 from rayseg.train.commit import write_atomically
+from rayseg.train.goodput import account
 
-SUMMARY, EVALUATION = "summary.json", "evaluation.npz"
+SUMMARY, EVALUATION = "summary.json", commit.EVALUATION
 
 
 class State(Value):
-    """How far a run is; steps count optimizer updates, `seconds` all attempts."""
+    """How far a run is; steps count optimizer updates, `seconds` all attempts, `latency_ms` is the best one's."""
 
     step: int = 0
     miou: float = 0.0
@@ -35,6 +37,7 @@ class State(Value):
     best_miou: float = -1.0
     best_step: int = 0
     seconds: float = 0.0
+    latency_ms: float = 0.0
     parameters: int = 0
     fingerprint: str = ""
 
@@ -49,6 +52,7 @@ class State(Value):
                 "best_miou": metrics["miou"] if better else self.best_miou,
                 "best_step": step if better else self.best_step,
                 "seconds": self.seconds + seconds,
+                "latency_ms": metrics["latency_ms"] if better else self.latency_ms,
             }
         )
 
@@ -66,6 +70,7 @@ class Summary(State):
 
     status: str
     samples_per_s: float
+    goodput: dict[str, float] = {}
 
 
 def summarise(state: State, *, steps: int, batch: int) -> Summary:
@@ -82,8 +87,8 @@ def adopt(run_dir: Path, tracker: Tracker) -> Summary | None:
         return None
     config = from_dict(found.state["config"], found.path)
     summary = summarise(State(**found.state["progress"]), steps=config.train.steps, batch=config.train.batch)
-    close(run_dir, summary, tracker)
-    return summary
+    publish(run_dir, tracker)
+    return close(run_dir, summary, tracker)
 
 
 def read_summary(run_dir: Path) -> Summary | None:
@@ -97,14 +102,15 @@ def read_summary(run_dir: Path) -> Summary | None:
         raise CheckpointError(f"not a summary: {error}", path, "remove it; the run closes itself again") from None
 
 
-def close(run_dir: Path, summary: Summary, tracker: Tracker) -> None:
-    """Draw the best evaluation, hand everything to the tracker, and write the summary last."""
-    publish(run_dir, tracker)
+def close(run_dir: Path, summary: Summary, tracker: Tracker) -> Summary:
+    """Sum up a published run: its last figures for the tracker, and the summary, with where its time went, last."""
+    summary = summary.model_copy(update={"goodput": account(run_dir).plain()})
     tracker.metrics({"best_miou": summary.best_miou, "best_step": summary.best_step}, summary.step)
     tracker.tag("stopped", summary.status)
     commit.prune(run_dir, keep_last=1, best=summary.best_step)
     write_atomically(run_dir / SUMMARY, json.dumps(to_dict(summary), indent=1))
     tracker.close("FINISHED")
+    return summary
 
 
 def publish(run_dir: Path, tracker: Tracker) -> None:
@@ -125,21 +131,36 @@ def publish(run_dir: Path, tracker: Tracker) -> None:
         drawn.append("predictions.png")
     for name in drawn:
         tracker.artifact(folder / name)
-    for name in ("model.safetensors", "state.json"):
-        tracker.artifact(best.path / name, "best")
+    for path in sorted(best.path.iterdir()):
+        if path.name in ("model.safetensors", "ema.safetensors", "state.json"):
+            tracker.artifact(path, "best")
 
 
-def best_commit(run_dir: Path) -> commit.Commit:
-    """Find the commit of a run's best evaluation.
+def best_commit(run_dir: Path, warn: Callable[[str], None] = print) -> commit.Commit:
+    """Find the commit of a run's best evaluation; where it is damaged, one line says so and the next best is taken.
 
     Raises:
-        CheckpointError: the run has not been evaluated yet, or that commit is damaged.
+        CheckpointError: the run has not been evaluated yet, or no commit with an evaluation is whole.
     """
-    newest = commit.newest(run_dir)
+    newest = commit.newest(run_dir, warn)
     step = newest.state["progress"]["best_step"] if newest else 0
     if not step:
         raise CheckpointError("no evaluation yet", run_dir, "name a run directory, trained to its first evaluation")
-    return commit.read(commit.path_of(run_dir, step))
+    found = [each for path in commit.commits(run_dir) if (each := _judged(path, step, warn)) is not None]
+    if not found:
+        raise CheckpointError("no commit with an evaluation is whole", run_dir, "train it anew, in another directory")
+    return max(found, key=lambda each: (each.step == step, each.state["progress"]["miou"]))
+
+
+def _judged(path: Path, best: int, warn: Callable[[str], None]) -> commit.Commit | None:
+    if not (path / EVALUATION).exists():
+        return None
+    try:
+        return commit.read(path)
+    except CheckpointError as error:
+        if path.name == commit.path_of(path.parents[1], best).name:
+            warn(f"warning: the best commit is damaged, the next best is taken: {error}")
+        return None
 
 
 def _per_class_table(path: Path, confusion: ConfusionMatrix, names: tuple[str, ...]) -> None:

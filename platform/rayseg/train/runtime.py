@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Literal, Protocol
 
@@ -13,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from rayseg.errors import CheckpointError
+from rayseg.errors import CheckpointError, RaysegError, TrainingError
 
 Stop = Literal["pause", "end"]
 """`pause`: commit, and go on another day (Ctrl-C). `end`: a scheduler gave the run up; draw it and close it."""
@@ -81,6 +82,52 @@ def from_chief(number: int, device: torch.device) -> int:
     return int(shared)
 
 
+def said_by_chief(text: str, device: torch.device) -> str:
+    """Give every rank rank 0's text; every rank calls it."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return text
+    size = from_chief(len(data := text.encode()), device)
+    shared = torch.zeros(size, dtype=torch.uint8, device=device)
+    if size and dist.get_rank() == 0:
+        shared.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+    if size:
+        dist.broadcast(shared, 0)
+    return bytes(shared.tolist()).decode()
+
+
+def raise_alike(error: BaseException | None, device: torch.device) -> None:
+    """Raise rank 0's error on every rank; every rank calls it, and what others than rank 0 give counts for nothing."""
+    chief = not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
+    fields = [type(error).__name__, *error.args] if isinstance(error, RaysegError) else ["", repr(error), "rank 0", ""]
+    said = said_by_chief(json.dumps(fields) if error is not None else "", device)
+    if said and chief and error is not None:
+        raise error
+    if said:
+        kind, *rest = json.loads(said)
+        raise {kind.__name__: kind for kind in RaysegError.__subclasses__()}.get(kind, TrainingError)(*rest)
+
+
+@contextmanager
+def alike(runtime: Runtime) -> Iterator[None]:
+    """Raise on every rank what rank 0 raises within the block, so that none waits for it; every rank enters it."""
+    error = None
+    try:
+        yield
+    except RaysegError as raised:
+        error = raised
+    raise_alike(error, runtime.device)
+
+
+def gathered(numbers: Sequence[int], device: torch.device) -> list[list[int]]:
+    """Give every rank the whole numbers of all ranks, in their order; every rank calls it."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [list(numbers)]
+    mine = torch.tensor(list(numbers), dtype=torch.int64, device=device)
+    every = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+    dist.all_gather(every, mine)
+    return [part.tolist() for part in every]
+
+
 @contextmanager
 def holding(runtime: Runtime) -> Iterator[None]:
     """Hold the run directory on rank 0 for as long as the run works in it; the system frees it when the process dies.
@@ -88,25 +135,28 @@ def holding(runtime: Runtime) -> Iterator[None]:
     Raises:
         CheckpointError: another process works in it.
     """
-    if runtime.rank != 0:
+    with ExitStack() as held:
+        with alike(runtime):
+            if runtime.rank == 0:
+                held.enter_context(_lock(runtime.run_dir))
         yield
-        return
+
+
+def _lock(run_dir: Path) -> IO[str]:
     try:
-        runtime.run_dir.mkdir(parents=True, exist_ok=True)
-        lock = (runtime.run_dir / ".lock").open("w")
+        run_dir.mkdir(parents=True, exist_ok=True)
+        file = (run_dir / ".lock").open("w")
     except OSError as error:
-        raise CheckpointError(
-            f"cannot work in it: {error.strerror}", runtime.run_dir, "choose a directory that you may write to"
-        ) from None
-    with lock as file:
-        until = time.monotonic() + PATIENCE_S
-        while not _locked(file):
-            if time.monotonic() > until:
-                raise CheckpointError(
-                    "another process works in it", runtime.run_dir, "wait for it, or choose another run directory"
-                )
-            time.sleep(0.1)
-        yield
+        fix = "choose a directory that you may write to"
+        raise CheckpointError(f"cannot work in it: {error.strerror}", run_dir, fix) from None
+    until = time.monotonic() + PATIENCE_S
+    while not _locked(file):
+        if time.monotonic() > until:
+            file.close()
+            fix = "wait for it, or choose another run directory"
+            raise CheckpointError("another process works in it", run_dir, fix)
+        time.sleep(0.1)
+    return file
 
 
 def _locked(file: IO[str]) -> bool:

@@ -1,4 +1,4 @@
-"""Where a run starts: the weights of a trained one before step 0, and batch norm held as it was.
+"""Where a run starts: the weights of a trained one before step 0, and what is held as it was.
 
 Papers train in stages: DFN and DF-DAM on VOC's own annotations after the augmented ones, GALD on CamVid after
 Cityscapes, or on coarse labels with "fixed" batch norm and then on fine ones again.
@@ -6,13 +6,17 @@ Cityscapes, or on coarse labels with "fixed" batch norm and then on fine ones ag
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rayseg import segmenter
+from rayseg.backbone import Backbone
 from rayseg.errors import CheckpointError, UsageError
 from rayseg.segmenter import Segmenter
 from rayseg.train import commit, review
@@ -24,6 +28,8 @@ SHOWN = 6
 def load_weights(model: Segmenter, source: str, show: Callable[[str], None]) -> None:
     """Give the model the weights of a run's best commit, or of one commit, and say so in a line.
 
+    They are those that the commit was evaluated with: the moving average where the run kept one.
+
     Every name and shape must fit. Only where the number of classes is another one, the tensors whose shape depends on
     it keep their fresh values, and the line names them.
 
@@ -34,7 +40,7 @@ def load_weights(model: Segmenter, source: str, show: Callable[[str], None]) -> 
     if not path.is_dir():
         raise CheckpointError("no such folder", path, "set start_from to a run's directory, or to one of its commits")
     found = commit.read(path) if (path / "MANIFEST.json").exists() else review.best_commit(path)
-    saved, wanted = commit.tensors(found, "model"), model.state_dict()
+    saved, wanted = commit.best_weights(found), model.state_dict()
     missed = saved.keys() ^ wanted.keys()
     reshaped = {name for name in saved.keys() & wanted.keys() if saved[name].shape != wanted[name].shape}
     fresh = class_dependent(model.config) if reshaped else set()
@@ -73,3 +79,36 @@ def freeze_norm(model: nn.Module) -> None:
         layer.eval()
         for parameter in layer.parameters():
             parameter.requires_grad_(False)
+
+
+def freeze_backbone(model: Segmenter, wanted: Literal["none", "all"] | int) -> None:
+    """Keep the backbone as it is, or what its first `wanted` feature maps depend on, batch norm's statistics too.
+
+    On a ResNet 1 is the stem and layer1, as in other code's "frozen stages".
+
+    Raises:
+        UsageError: the backbone has not so many feature maps.
+    """
+    if wanted == "none":
+        return
+    backbone = model.backbone
+    frozen = {name for name, _ in backbone.named_parameters()}
+    if wanted != "all":
+        if wanted > (maps := len(backbone.spec.channels)):
+            what = f"{backbone.name} has {maps} feature maps"
+            raise UsageError(what, f"train.freeze_backbone = {wanted}", f'set it to 1..{maps}, or to "all"')
+        frozen = _depended_on(backbone, wanted)
+    for name, parameter in backbone.named_parameters():
+        if name in frozen:
+            parameter.requires_grad_(False)
+    for name, module in backbone.named_modules():
+        if isinstance(module, _BatchNorm) and f"{name}.weight" in frozen:
+            module.eval()
+
+
+def _depended_on(backbone: Backbone, maps: int) -> set[str]:
+    """Name the parameters that the first `maps` feature maps are computed from; nothing is computed."""
+    meta = copy.deepcopy(backbone).to("meta").train().requires_grad_()
+    side = 9 * max(meta.spec.strides)
+    found = segmenter.leaves(each.grad_fn for each in meta(torch.empty(2, 3, side, side, device="meta"))[:maps])
+    return {name for name, parameter in meta.named_parameters() if id(parameter) in found}
