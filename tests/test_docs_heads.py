@@ -232,7 +232,8 @@ def test_a_command_is_one(line):
     command = cli.rayseg.commands[words[0]]
     context = command.make_context(words[0], words[1:])
     settings = configs.parse_settings(context.params["settings"])
-    base = recipe.load(context.params["recipe"]).run
+    (named,) = context.params["recipes"]
+    base = recipe.load(named).run
     run = configs.from_dict(configs.merged(base, {"data.shards": "scenes", **settings}))
     flat = configs.flatten(run.model_dump(mode="json"))
     assert {name: flat[name] for name in settings} == settings

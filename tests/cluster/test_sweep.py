@@ -4,6 +4,7 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
 from sweeping import ended, events, finish, folder, wait_for
 
 from rayseg.sweep.journal import tell
@@ -72,6 +73,7 @@ def test_a_failed_trial_is_ranked_last_with_its_reason_and_tried_again_at_a_resu
     assert len([e for e in events(path) if e["event"] == "end"]) == before + 1
 
 
+@pytest.mark.slow
 def test_a_sweep_in_which_every_trial_fails_fails(sweep, tmp_path):
     process = sweep("--preset", "two", "--name", "doomed", "--set", "optim.lr=1e30")
     output = process.communicate(timeout=200)[0]

@@ -37,6 +37,7 @@ def test_pbt_exploits_and_its_clones_go_on_from_their_donors(sweep, tmp_path, wo
         assert summary.status == ("finished" if summary.step == 6 else "stopped")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", WORKERS)
 def test_hyperband_stops_and_says_by_which_bracket(sweep, tmp_path, workers):
     lines = finish(sweep("--preset", "hyperband", "--name", "hb", "--set", f"train.workers={workers}"))

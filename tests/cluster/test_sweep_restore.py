@@ -56,6 +56,8 @@ def same_end(sweep, root, *, kills, lines, trials):
     return hits
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_killed_twice_it_comes_to_the_same_end(sweep, tmp_path):
     assert same_end(sweep, tmp_path, kills=2, lines=10, trials=5) == 2
 
@@ -66,6 +68,8 @@ def test_killed_twenty_times_it_comes_to_the_same_end(sweep, tmp_path):
     assert same_end(sweep, tmp_path, kills=20, lines=4, trials=8) >= 15  # the last ones may find it over
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_ctrl_c_once_commits_what_runs_and_twice_ends_at_once(sweep, tmp_path):
     path = folder(tmp_path, "paused")
     first = sweep("--name", "paused", "--set", "train.steps=400", "--set", "train.eval_every=50")

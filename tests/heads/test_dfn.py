@@ -372,7 +372,7 @@ def test_a_run_trains_and_reports_every_output(tiny_shards: Path, tmp_path: Path
     fit(tiny_run(tiny_shards, **settings), LocalRuntime(tmp_path, "cpu"), curve, show=lambda _: None)
     names = {name.split()[0].removeprefix("train/") for name in curve.points if name.startswith("train/")}
     counted = {"main", "smooth_2", "smooth_3", *BORDERS}
-    assert names == {"loss", "dice", "lr", "samples_per_s", *counted}
+    assert names == {"loss", "dice", "lr", "grad_norm", "samples_per_s", *counted}
     for step in (1, 2):
         parts = {name: curve.points[f"train/{name} {step}"] for name in counted}
         total = sum(value * (0.5 if name in BORDERS else 1.0) for name, value in parts.items())

@@ -13,7 +13,7 @@ from torch import nn
 
 from rayseg import optim
 from rayseg.errors import CheckpointError
-from rayseg.train import commit
+from rayseg.train import commit, durable
 
 
 def model():
@@ -120,8 +120,8 @@ def test_unknown_format_is_named(tmp_path):
 
 
 def test_atomic_text(tmp_path):
-    commit.write_atomically(tmp_path / "a.json", "1")
-    commit.write_atomically(tmp_path / "a.json", "2")
+    durable.write_atomically(tmp_path / "a.json", "1")
+    durable.write_atomically(tmp_path / "a.json", "2")
     assert [p.name for p in Path(tmp_path).iterdir()] == ["a.json"]
     assert (tmp_path / "a.json").read_text() == "2"
 

@@ -222,6 +222,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", where], check=True)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_really_full(run_config, tmp_path, small_disk):
     """Everything else that a run writes finds no room either."""
     config, run_dir = run_config(train__steps=9), small_disk / "run"

@@ -65,7 +65,11 @@ def stacks(run_dir):
 
 
 @pytest.mark.parametrize(
-    ("change", "says"), [(hang_in_step_2, "the update after step 1"), (hang_in_evaluation, "the evaluation")]
+    ("change", "says"),
+    [
+        (hang_in_step_2, "the update after step 1"),
+        pytest.param(hang_in_evaluation, "the evaluation", marks=pytest.mark.slow),
+    ],
 )
 def test_a_rank_that_hangs_ends_all_and_the_same_command_goes_on(run_config, tmp_path, change, says):
     config = run_config(train__steps=4, train__eval_every=2, train__commit_every=1, train__hang_s=LIMIT_S)
@@ -81,7 +85,11 @@ def test_a_rank_that_hangs_ends_all_and_the_same_command_goes_on(run_config, tmp
 
 
 @pytest.mark.parametrize(
-    ("change", "says"), [(hang_in_commit, "the commit of step 2"), (hang_in_data, "the update after step 2")]
+    ("change", "says"),
+    [
+        (hang_in_commit, "the commit of step 2"),
+        pytest.param(hang_in_data, "the update after step 2", marks=pytest.mark.slow),
+    ],
 )
 def test_one_rank_alone_ends_itself(run_config, tmp_path, change, says):
     config = run_config(train__steps=4, train__eval_every=2, train__hang_s=LIMIT_S)

@@ -9,7 +9,6 @@ it loses what was reported within two seconds of a failure. No pickle anywhere.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -24,6 +23,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rayseg.errors import CheckpointError
+from rayseg.train.durable import sha256, sync, write_text
+from rayseg.train.durable import write_atomically as write_atomically
 
 FORMAT = 1
 MANIFEST, EVALUATION, TENSORS = "MANIFEST.json", "evaluation.npz", ".safetensors"
@@ -57,7 +58,7 @@ def write(
             save_file(plain, folder / f"{name}{TENSORS}")
         for name, data in files.items():
             (folder / name).write_bytes(data)
-        _write_text(folder / "state.json", json.dumps({**state, "step": step}, indent=1))
+        write_text(folder / "state.json", json.dumps({**state, "step": step}, indent=1))
     return path_of(run_dir, step)
 
 
@@ -71,14 +72,14 @@ def _building(run_dir: Path, step: int) -> Iterator[Path]:
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir()
         yield building
-        listed = {p.name: {"size": p.stat().st_size, "sha256": _sha256(p)} for p in sorted(building.iterdir())}
+        listed = {p.name: {"size": p.stat().st_size, "sha256": sha256(p)} for p in sorted(building.iterdir())}
         for path in building.iterdir():
-            _sync(path)
-        _write_text(building / MANIFEST, json.dumps({"format": FORMAT, "step": step, "files": listed}, indent=1))
-        _sync(building)
+            sync(path)
+        write_text(building / MANIFEST, json.dumps({"format": FORMAT, "step": step, "files": listed}, indent=1))
+        sync(building)
         shutil.rmtree(final, ignore_errors=True)
         building.rename(final)
-        _sync(final.parent)
+        sync(final.parent)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(building, ignore_errors=True)
         what = f"cannot write the commit of step {step}: {error}"
@@ -134,7 +135,7 @@ def read(path: Path) -> Commit:
             )
         for name, expected in manifest["files"].items():
             file = path / name
-            if file.stat().st_size != expected["size"] or _sha256(file) != expected["sha256"]:
+            if file.stat().st_size != expected["size"] or sha256(file) != expected["sha256"]:
                 raise CheckpointError(f"{name} is not what was written", path, fix)
         written = {MANIFEST, *manifest["files"]}
         if extra := sorted(p.name for p in path.iterdir() if p.name not in written and not p.name.startswith(".")):
@@ -201,7 +202,7 @@ def adopt(donor_run_dir: Path, step: int, run_dir: Path, state: Mapping[str, Any
         for name in json.loads((found.path / MANIFEST).read_text())["files"]:
             if name != "state.json":
                 _link(found.path / name, folder / name)
-        _write_text(folder / "state.json", json.dumps(whole, indent=1))
+        write_text(folder / "state.json", json.dumps(whole, indent=1))
     return path_of(run_dir, found.step)
 
 
@@ -253,29 +254,3 @@ def tidy(run_dir: Path, after: int) -> None:
 def _remove_unfinished(run_dir: Path) -> None:
     for path in (run_dir / "commits").glob(f"{BUILDING}*"):
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-    _sync(path)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a small text file in one step, synced."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    _write_text(partial, text)
-    partial.replace(path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,6 +1,6 @@
 """Where a run's time goes, over all its attempts: seconds by kind, which add up to its wall clock.
 
-    <run>/attempts/NNNN.json   one small file an attempt, written over at most once a second
+    <run>/attempts/NNNN.json   one small file an attempt, written over at most ten times a second
 
 What an attempt had done behind the commit that the next one begins with was done for nothing: those seconds are
 `wasted`, whatever they were spent on. Between a killed attempt and the next one the run is `down`; a pause that a
@@ -24,7 +24,7 @@ Item = TypeVar("Item")
 REDONE = ("data_wait", "training", "evaluation", "commits", "reports")
 """What is done again where it was lost."""
 ORDER = ("training", "evaluation", "data_wait", "commits", "reports", "start_up", "resume", "wasted", "down", "closing")
-FOLDER, PAUSE_S, MARKS, WIDTH = "attempts", 1.0, 5, 4000
+FOLDER, PAUSE_S, MARKS, WIDTH = "attempts", 0.1, 5, 4000
 
 
 class Goodput:
@@ -90,7 +90,7 @@ class Goodput:
         self.beat()
 
     def beat(self) -> None:
-        """Write down what was spent so far, where the last time is a second ago."""
+        """Write down what was spent so far, unless that was done a moment ago."""
         if self._clock() - self._written > PAUSE_S:
             self._save()
 
@@ -99,11 +99,11 @@ class Goodput:
         self.enter(self._kind)
         self._record["marks"] = [*self._record["marks"][1 - MARKS :], [step, _rounded(self._seconds)]]
 
-    def end(self, how: Literal["over", "paused"]) -> None:
-        """Close the attempt in order; one that is not closed was killed, or failed."""
-        self._record["ended"] = how
-        self._save()
+    def end(self, how: Literal["over", "paused", "failed"]) -> None:
+        """Close the attempt; one that is not closed was killed. What is closed stays as it is."""
         if self._file is not None:
+            self._record["ended"] = how
+            self._save()
             os.close(self._file)
             self._file = None
 

@@ -71,6 +71,8 @@ def fit(config: RunConfig, runtime: Runtime, tracker: Tracker, *, show: Show = p
                 return _fit(config, runtime, tracker, say, attempt)
             except RollBack:
                 continue
+            finally:
+                spent.end("failed")  # unless it was paused, or came to its end
 
 
 def _fit(config: RunConfig, runtime: Runtime, tracker: Tracker, show: Show, attempt: Attempt) -> Summary | None:

@@ -22,7 +22,7 @@ from rayseg.metrics import ConfusionMatrix
 from rayseg.schema import Value, parse, to_dict
 from rayseg.tracking import Tracker
 from rayseg.train import commit
-from rayseg.train.commit import write_atomically
+from rayseg.train.durable import write_atomically
 from rayseg.train.goodput import account
 
 SUMMARY, EVALUATION = "summary.json", commit.EVALUATION
