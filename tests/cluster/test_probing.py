@@ -36,6 +36,7 @@ def probe(listed, concurrent=2, workers=1):
         assert psutil.Process().children() == before
 
 
+@pytest.mark.slow
 def test_the_first_and_the_largest_are_measured_at_once_and_nothing_stays(listed, monkeypatch):
     monkeypatch.setattr(probing, "EACH", 1)
     found, said = probe(listed)
@@ -46,6 +47,7 @@ def test_the_first_and_the_largest_are_measured_at_once_and_nothing_stays(listed
     assert said == ["measuring 2 of 4 trials, 2 at a time, for at most 50 s"]
 
 
+@pytest.mark.slow
 def test_a_trial_that_cannot_be_run_is_named_and_the_others_count(listed, monkeypatch):
     monkeypatch.setattr(probing, "EACH", 1)
     broken = listed[2].config.model_copy(

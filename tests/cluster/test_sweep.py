@@ -42,6 +42,7 @@ def test_killed_driver_and_resume_lose_no_trial_and_run_none_twice(sweep, tmp_pa
     assert len([e for e in events(path) if e["event"] == "end"]) == 6
 
 
+@pytest.mark.slow
 def test_interrupted_sweep_leaves_its_trials_open_and_says_how_to_go_on(sweep, tmp_path):
     path = folder(tmp_path, "interrupted")
     first = sweep("--name", "interrupted")

@@ -14,6 +14,7 @@ def state_of(path, key, step):
     return [line for line in lines if line.startswith(f"resuming at step {step}/")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", WORKERS)
 def test_pbt_exploits_and_its_clones_go_on_from_their_donors(sweep, tmp_path, workers):
     lines = finish(sweep("--preset", "pbt", "--name", "pbt", "--set", f"train.workers={workers}"))

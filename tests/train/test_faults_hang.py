@@ -84,6 +84,7 @@ def test_a_rank_that_hangs_ends_all_and_the_same_command_goes_on(run_config, tmp
     assert ranks.finish(ranks.begin(patient, tmp_path, world=2)) == [0, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "says"),
     [

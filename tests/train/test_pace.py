@@ -104,6 +104,7 @@ def test_images_of_an_evaluation(config):
     assert images_of(few, 101) == 3 + 3
 
 
+@pytest.mark.slow
 def test_a_process_answers_for_each_run_and_leaves_nothing(config, tmp_path):
     wrong = configs.merged(to_dict(config), {"data.train_split": "nowhere"})
     request = Request(configs=[to_dict(config), wrong], folder=str(tmp_path), threads=1, limit_s=60.0)

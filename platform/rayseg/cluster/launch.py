@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import traceback
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 import torch
 
@@ -56,10 +57,7 @@ def run(job: Job, runtime: Runtime) -> Over:
         try:
             summary = fit(configs.from_dict(job.config), runtime, tracker, show=lambda line: print(line, file=log))
         except RaysegError as error:
-            print(f"error: {error}", file=log)
-            record_fault(run_dir, error)
-            tracker.tag("stopped", str(error))
-            tracker.close("FAILED")
+            _wind_up(run_dir, error, tracker, log)
             return "failed"
         except Exception:
             traceback.print_exc(file=log)
@@ -67,6 +65,17 @@ def run(job: Job, runtime: Runtime) -> Over:
     if summary is None:
         tracker.close("KILLED")
     return "finished" if summary else "paused"
+
+
+def _wind_up(run_dir: Path, error: RaysegError, tracker: Tracker, log: TextIO) -> None:
+    """Leave word of a fault wherever that goes: where a disk is full, each of these may fail on its own."""
+    with suppress(OSError, RaysegError):
+        record_fault(run_dir, error)
+    with suppress(OSError, RaysegError):
+        print(f"error: {error}", file=log)
+    with suppress(OSError, RaysegError):
+        tracker.tag("stopped", str(error))
+        tracker.close("FAILED")
 
 
 def record_fault(run_dir: Path, error: RaysegError) -> None:
