@@ -445,6 +445,7 @@ def drill(out: Path | None, as_json: bool) -> int:
     from rayseg.cluster import home
     from rayseg.drill import run as drills
 
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # either way the server and the run end too
     if out is None:
         drills.clear(out := home.root() / "drill")
     if out.exists():

@@ -8,7 +8,7 @@ import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
@@ -22,6 +22,7 @@ from rayseg.errors import UsageError
 from rayseg.schema import Value, parse, to_dict
 
 Count = Annotated[int, Field(ge=1)]
+T = TypeVar("T")
 
 
 class DataConfig(Value):
@@ -257,9 +258,18 @@ def parse_setting(text: str) -> tuple[str, Any]:
 
 def parse_settings(texts: Iterable[str]) -> dict[str, Any]:
     """Read every `a.b=c`; the same name twice is refused."""
-    settings: dict[str, Any] = {}
-    for name, value in map(parse_setting, texts):
-        if name in settings:
-            raise UsageError(f"'{name}' is set twice", "--set", "keep one of them")
-        settings[name] = value
-    return settings
+    return each_once(map(parse_setting, texts), "set", "--set")
+
+
+def each_once(pairs: Iterable[tuple[str, T]], done: str, option: str) -> dict[str, T]:
+    """Collect what was given by name.
+
+    Raises:
+        UsageError: a name was `done` (set, searched) twice with `option`.
+    """
+    found: dict[str, T] = {}
+    for name, value in pairs:
+        if name in found:
+            raise UsageError(f"'{name}' is {done} twice", option, "keep one of them")
+        found[name] = value
+    return found

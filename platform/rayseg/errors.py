@@ -11,7 +11,7 @@ RaysegError
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class RaysegError(Exception):
@@ -25,6 +25,10 @@ class RaysegError(Exception):
 
     def __str__(self) -> str:
         return " ".join(f"{self.what} ({self.where}): {self.fix}".split())
+
+    def fields(self) -> dict[str, str]:
+        """Give it in plain types, for another process; `from_fields` makes the error anew."""
+        return {"kind": type(self).__name__, "what": self.what, "where": self.where, "fix": self.fix}
 
 
 class UsageError(RaysegError):
@@ -55,6 +59,12 @@ class TrainingError(RaysegError):
     """Training failed: a non-finite loss, out of memory, a hang."""
 
     exit_code = 6
+
+
+def from_fields(fields: Mapping[str, str]) -> RaysegError:
+    """Make the error that `RaysegError.fields` gave in another process; of no known kind it is a TrainingError."""
+    kinds = {kind.__name__: kind for kind in RaysegError.__subclasses__()}
+    return kinds.get(fields["kind"], TrainingError)(fields["what"], fields["where"], fields["fix"])
 
 
 LISTED = 160

@@ -143,6 +143,8 @@ def test_a_failed_point_does_not_climb(made):
     [
         ({"rungs": ({"data.val_samples": 4}, {})}, "rung 2 ends at step 80, where its weights come from 80"),
         ({"rungs": ({"train.steps": 20, "head.channels": 32}, {})}, "rung 2 changes the model"),
+        ({"rungs": ({"train.steps": 20, "data.share": 0.5}, {})}, "rung 2 changes data.share"),
+        ({"rungs": ({"train.steps": 20, "data.mixed_shards": 2}, {})}, "rung 2 changes data.mixed_shards"),
         ({"rungs": ({"train.steps": 80}, {}), "fresh": True}, "two rungs are the same run"),
         ({"rungs": ({"optim.lr": 0.1, "train.steps": 20}, {})}, "'optim.lr' is searched and set by a rung"),
         ({"rungs": ({"train.steps": -1}, {})}, "train.steps = -1"),

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from rayseg import optim
+from rayseg import durable, optim
 from rayseg.errors import CheckpointError
-from rayseg.train import commit, durable
+from rayseg.train import commit
 
 
 def model():

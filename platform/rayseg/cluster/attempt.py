@@ -23,7 +23,7 @@ from rayseg.sweep.live import Tell, telling
 from rayseg.sweep.play import Waiting
 from rayseg.sweep.recorded import Recorded
 from rayseg.sweep.search import Search
-from rayseg.sweep.trial import Trial, built, describe, labels
+from rayseg.sweep.trial import Trial, built, labels
 from rayseg.tracking.mlflow_tracker import RunIdentity
 from rayseg.train import commit
 
@@ -65,9 +65,7 @@ class Attempt:
         """Make a trial's job; of one that was not known before the sweep began, show what is built."""
         if trial.key not in self._proved:
             self._proved.add(trial.key)
-            proof = built([trial], self.sweeping.num_classes)[0]
-            model = f"model {proof.fingerprint}  {proof.parameters:,} parameters"
-            self.show(f"  {trial.number:3d} {trial.key}  {model}  {describe(trial.point)}")
+            self.show(built([trial], self.sweeping.num_classes)[0].line())
         folder, parent = self.sweeping.folder, self.sweeping.parent
         named = labels(trial.point)
         searched = {f"searched.{named[name]}": str(value) for name, value in trial.point.items()}

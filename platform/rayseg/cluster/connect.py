@@ -57,7 +57,7 @@ def ray_session(*, num_cpus: int | None = None, dashboard: bool = False) -> Iter
         options |= {"address": "local", "num_cpus": num_cpus, "object_store_memory": 200_000_000}
         options |= {"include_dashboard": dashboard}
         if dashboard:
-            port = _free_port()
+            port = free_port()
             os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
             options["dashboard_port"] = port
     try:
@@ -86,7 +86,8 @@ def _close_sockets_to_others() -> None:
         os.environ.setdefault("RAY_AUTH_TOKEN_PATH", str(home.ensure_token()))
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Give a port on loopback that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -12,9 +12,10 @@ from rayseg import recipe
 from rayseg.cluster import home, ranking
 from rayseg.cluster.attempt import Attempt, Sweeping, run_attempt
 from rayseg.cluster.planning import Planner
-from rayseg.cluster.recall import data_digest, recalled
+from rayseg.cluster.recall import recalled
 from rayseg.cluster.watch import holding
-from rayseg.data.reader import open_shards
+from rayseg.data import cursor
+from rayseg.data.reader import ShardSet, open_shards
 from rayseg.errors import CheckpointError, UsageError
 from rayseg.schema import Value, parse, to_dict
 from rayseg.sweep import memory, searches, table
@@ -23,7 +24,7 @@ from rayseg.sweep.memory import Remembered
 from rayseg.sweep.preset import Objective
 from rayseg.sweep.search import Search
 from rayseg.sweep.space import AnyDimension
-from rayseg.sweep.trial import Algorithm, Base, Built, Preset, Sweep, Trial, base_of, built, describe, trials, unread
+from rayseg.sweep.trial import Algorithm, Base, Built, Preset, Sweep, Trial, base_of, built, trials, unread
 from rayseg.tracking import Tracker
 from rayseg.tracking.mlflow_tracker import identity_for, open_tracker, replay, review_url, unsynced
 
@@ -55,10 +56,19 @@ class Plan(NamedTuple):
     search: Search
     made: list[Trial]
     base: Base
-    card: str
-    num_classes: int
+    val_set: ShardSet
     data: str
     known: list[Remembered]
+
+    @property
+    def card(self) -> str:
+        """Name the card of the data set."""
+        return self.val_set.card.name
+
+    @property
+    def num_classes(self) -> int:
+        """Count its classes."""
+        return self.val_set.num_classes
 
     def to_run(self) -> list[Trial]:
         """List the trials that are known before the sweep starts, and not known from an earlier one."""
@@ -104,9 +114,9 @@ def planned(sweep: Sweep, options: Options, show: Show, *, story: Story | None =
     base = base_of(preset, **chosen)
     made = trials(preset, algorithm=algorithm, count=count, **chosen) if algorithm in searches.BEFOREHAND else []
     data = (made[0].config if made else base.trial(0, {}).config).data
-    card = open_shards(shards, data.val_split, data.remote).card
-    home.check_card(options.dataset, card.name)
-    digest = data_digest(data)
+    train_set, val_set = (open_shards(shards, split, data.remote) for split in (data.train_split, data.val_split))
+    home.check_card(options.dataset, val_set.card.name)
+    digest = memory.data_digest(cursor.digest(train_set.index), cursor.digest(val_set.index))
     known = recalled(made, base, digest, asked=options.warm_start, story=story)
     if options.warm_start:
         show(f"{len(known)} points are known from earlier sweeps, and not run again")
@@ -116,10 +126,10 @@ def planned(sweep: Sweep, options: Options, show: Show, *, story: Story | None =
         trials=made,
         base=base,
         count=count,
-        num_classes=card.num_classes,
+        num_classes=val_set.num_classes,
         known=[each.known for each in known],
     )
-    return Plan(preset, algorithm, search, made, base, card.name, card.num_classes, digest, known)
+    return Plan(preset, algorithm, search, made, base, val_set, digest, known)
 
 
 def _aiming(preset: Preset, algorithm: Algorithm, objectives: tuple[Objective, ...] | None) -> Preset:
@@ -213,8 +223,7 @@ def show_proof(proof: list[Built], show: Show) -> None:
     models = {b.fingerprint for b in proof}
     show(f"{len(proof)} trials, {len(models)} different models, no two trials alike:")
     for b in proof:
-        built_as = f"model {b.fingerprint}  {b.parameters:,} parameters"
-        show(f"  {b.trial.number:3d} {b.trial.key}  {built_as}  {describe(b.trial.point)}")
+        show(b.line())
 
 
 def _folder(sweep: Sweep, options: Options) -> tuple[Path, Story | None]:

@@ -10,7 +10,6 @@ Imports nothing heavy: the `ray` command reads it at its own start (client_env.p
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -23,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from rayseg.durable import try_lock
 from rayseg.errors import ClusterError, DataError, UsageError
 
 FOLDERS = ("logs", "mlflow", "runs", "shards")
@@ -215,7 +215,7 @@ def locked(progress: Callable[[str], None], limit_s: float = 240.0) -> Iterator[
     deadline = time.monotonic() + limit_s
     told = False
     with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
-        while not _try_lock(file.fileno()):
+        while not try_lock(file):
             if time.monotonic() > deadline:
                 fix = "wait for the other `rayseg up` or `rayseg down` to end"
                 raise ClusterError(f"the stack was busy for {limit_s:.0f} s", path, fix)
@@ -224,11 +224,3 @@ def locked(progress: Callable[[str], None], limit_s: float = 240.0) -> Iterator[
             told = True
             time.sleep(0.2)
         yield
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -11,11 +11,11 @@ from typing import Any, Literal, TextIO
 import torch
 
 from rayseg import config as configs
-from rayseg.errors import RaysegError, TrainingError
+from rayseg.durable import write_atomically
+from rayseg.errors import RaysegError, from_fields
 from rayseg.schema import Value
 from rayseg.tracking import NullTracker, Tracker
 from rayseg.tracking.mlflow_tracker import RunIdentity, open_tracker
-from rayseg.train.commit import write_atomically
 from rayseg.train.loop import fit
 from rayseg.train.runtime import Runtime
 
@@ -81,15 +81,12 @@ def _wind_up(run_dir: Path, error: RaysegError, tracker: Tracker, log: TextIO) -
 def record_fault(run_dir: Path, error: RaysegError) -> None:
     """Write down the fault that ended a run; the first one stands."""
     if fault_of(run_dir) is None:
-        fields = {"kind": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}
-        write_atomically(run_dir / FAILED, json.dumps(fields))
+        write_atomically(run_dir / FAILED, json.dumps(error.fields()))
 
 
 def fault_of(run_dir: Path) -> RaysegError | None:
     """Read the fault that ended a run, as the error that it was; None where there is none."""
     try:
-        fields = json.loads((run_dir / FAILED).read_text())
+        return from_fields(json.loads((run_dir / FAILED).read_text()))
     except OSError:
         return None
-    kinds = {kind.__name__: kind for kind in RaysegError.__subclasses__()}
-    return kinds.get(fields["kind"], TrainingError)(fields["what"], fields["where"], fields["fix"])

@@ -16,7 +16,6 @@ from rayseg.cluster import home
 from rayseg.cluster.connect import cluster_resources, ray_session
 from rayseg.cluster.probing import load_of, probe
 from rayseg.cluster.watch import Resources, room_for
-from rayseg.data.reader import ShardSet, open_shards
 from rayseg.errors import RaysegError
 from rayseg.schema import parse, to_dict
 from rayseg.sweep import plan as pages
@@ -50,14 +49,13 @@ def show_plan(sweep: Sweep, options: Options, *, price: float | None, show: Show
     show(f"plan of {sweep.name} {options.preset} ({plan.algorithm}): {plan.preset.about}")
     built(plan.made, plan.num_classes)
     trials = stand_ins(plan)
-    val_set = _val_set(plan)
-    load = load_of(val_set)
+    load = load_of(plan.val_set)
     with ray_session(dashboard=trials[0].config.train.workers > 1):
         total = cluster_resources()
         resources = room_for(trials[0].config, total, options.concurrent)
         before_s = time.monotonic() - began
         found = probe(trials, load, resources, show)
-    costs = Costs(found.measured, load, val_images=len(val_set), boot_s=found.boot_s)
+    costs = Costs(found.measured, load, val_images=len(plan.val_set), boot_s=found.boot_s)
     expected = foresee(plan.search, costs, slots=resources.concurrent)
     spent = Spent(before_s, found.took_s)
     free_mib = psutil.virtual_memory().available / 2**20
@@ -85,11 +83,6 @@ def nodes_of(total: Mapping[str, float]) -> int:
     return max(1, sum(name.startswith("node:") and name != "node:__internal_head__" for name in total))
 
 
-def _val_set(plan: Plan) -> ShardSet:
-    data = stand_ins(plan)[0].config.data
-    return open_shards(data.shards, data.val_split, data.remote)
-
-
 def _place(sweep: Sweep, options: Options, resources: Resources) -> Path:
     """Say where the figures of a plan lie: the same sweep, asked for alike and with the same room, finds them."""
     asked = options.model_dump(mode="json", exclude={"name", "resume", "concurrent"})
@@ -110,13 +103,12 @@ class Planner(NamedTuple):
 
         `waiting` are the trials that an earlier attempt left open.
         """
-        val_set = _val_set(self.plan)
-        load = load_of(val_set)
+        load = load_of(self.plan.val_set)
         kept = None if self.options.resume else _kept(_place(self.sweep, self.options, resources))
         measured = kept.costs_of(stand_ins(self.plan)) if kept else []
         planned = None
         if kept and measured:
-            costs = Costs(measured, load, val_images=len(val_set), boot_s=kept.boot_s)
+            costs = Costs(measured, load, val_images=len(self.plan.val_set), boot_s=kept.boot_s)
             planned = (costs, Predicted(kept.wall_s, kept.steps, "by --plan"))
         return Foresight(search, load, slots=resources.concurrent, planned=planned, waiting=waiting, began=self.began)
 

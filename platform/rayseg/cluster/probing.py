@@ -18,7 +18,7 @@ from rayseg import segmenter
 from rayseg.cluster.watch import Resources
 from rayseg.config import RunConfig
 from rayseg.data.reader import ShardSet
-from rayseg.errors import RaysegError, TrainingError
+from rayseg.errors import RaysegError, TrainingError, from_fields
 from rayseg.schema import to_dict
 from rayseg.sweep.costs import Load, Measured, spread
 from rayseg.sweep.trial import Trial, describe
@@ -176,10 +176,7 @@ class _Child:
 
 
 def _answer(fields: dict[str, Any]) -> Pace | RaysegError:
-    if "step_s" in fields:
-        return Pace(**fields)
-    kinds = {kind.__name__: kind for kind in RaysegError.__subclasses__()}
-    return kinds.get(fields["kind"], TrainingError)(fields["what"], fields["where"], fields["fix"])
+    return Pace(**fields) if "step_s" in fields else from_fields(fields)
 
 
 def _piped(pipe: IO[str] | None) -> IO[str]:

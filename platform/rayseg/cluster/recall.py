@@ -5,21 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rayseg.cluster import home
-from rayseg.config import DataConfig
-from rayseg.data import cursor
-from rayseg.data.reader import open_shards
 from rayseg.errors import ClusterError
 from rayseg.sweep import memory
 from rayseg.sweep.journal import Story
 from rayseg.sweep.memory import Remembered
 from rayseg.sweep.trial import Base, Trial
 from rayseg.tracking.history import earlier
-
-
-def data_digest(data: DataConfig) -> str:
-    """Hash the samples that a run trains on and is judged by: two folders of the same samples give the same."""
-    splits = (open_shards(data.shards, split, data.remote) for split in (data.train_split, data.val_split))
-    return memory.data_digest(*(cursor.digest(split.index) for split in splits))
 
 
 def recalled(made: Sequence[Trial], base: Base, data: str, *, asked: bool, story: Story | None) -> list[Remembered]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 from rayseg.cluster.launch import FAILED, Job, fault_of
 from rayseg.cluster.runtime import PauseFile
 from rayseg.config import RunConfig
+from rayseg.durable import try_lock
 from rayseg.errors import CheckpointError, ClusterError
 from rayseg.sweep.lines import Event
 from rayseg.sweep.recorded import Recorded
@@ -21,7 +21,6 @@ from rayseg.sweep.trial import Trial
 from rayseg.train import commit
 from rayseg.train.review import EVALUATION, read_summary
 
-FIGURES = ("step", "miou", "pixel_accuracy", "best_miou", "latency_ms")
 """What a commit says of its evaluation; the latency is that of the best one."""
 WRITTEN_S = 30.0
 """So long a commit may take from its report to the disk."""
@@ -193,8 +192,6 @@ def holding(folder: Path) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise CheckpointError("another driver runs it", folder, "wait for it, or stop that job first") from None
+        if not try_lock(file):
+            raise CheckpointError("another driver runs it", folder, "wait for it, or stop that job first")
         yield

@@ -36,9 +36,19 @@ class Cursor(Value):
 
 def at(plan: Plan, step: int, data: str) -> Cursor:
     """Say where the stream of the samples whose `digest` is `data` stands before `step`."""
-    epoch, offset = divmod(step * plan.global_batch, plan.samples)
+    epoch, offset = _reached(step, plan.global_batch, plan.samples)
     same = {name: getattr(plan, name) for name in ("samples", "global_batch", "seed", "mixed_shards")}
     return Cursor(step=step, epoch=epoch, offset=offset, data=data, **same)
+
+
+def moved(saved: Mapping[str, Any], step: int, global_batch: int, seed: int) -> dict[str, Any]:
+    """Place a saved cursor before `step` of the stream of another batch or seed, over the same samples."""
+    epoch, offset = _reached(step, global_batch, saved["samples"])
+    return {**saved, "epoch": epoch, "offset": offset, "global_batch": global_batch, "seed": seed}
+
+
+def _reached(step: int, global_batch: int, samples: int) -> tuple[int, int]:
+    return divmod(step * global_batch, samples)
 
 
 def digest(index: Index, shard_lengths: tuple[int, ...] = ()) -> str:

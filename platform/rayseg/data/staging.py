@@ -36,6 +36,7 @@ from rayseg.data.card import Card
 from rayseg.data.index import Row
 from rayseg.data.manifest import ShardFile
 from rayseg.data.pairs import Drawn, Pair
+from rayseg.durable import sync
 
 _LOG = logging.getLogger(__name__)
 _WAIT_S = 0.2
@@ -90,8 +91,8 @@ class Stage:
         """Bring everything to the disk and give the folder its name; False where another command was first."""
         for path in self.shards.iterdir():
             if path.suffix != ".tar":  # a shard has been brought there when it was finished
-                to_disk(path)
-        to_disk(self.shards)
+                sync(path)
+        sync(self.shards)
         self.spent = True
         try:
             self.shards.rename(self.target)
@@ -100,7 +101,7 @@ class Stage:
                 return False
             self.spent = False
             raise
-        to_disk(self.target.parent)
+        sync(self.target.parent)
         return True
 
 
@@ -154,18 +155,9 @@ def keep(task: Task, part: Path, written: Written) -> Written:
         [task.inputs, written.file.size, written.file.sha256, rows, written.unknown], default=np.ndarray.tolist
     )
     note.write_text(f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}", "utf-8")
-    to_disk(note)
+    sync(note)
     note.rename(task.base / "done" / f"{task.name}.json")
     return written
-
-
-def to_disk(path: Path) -> None:
-    """Make sure that a file's or a folder's content outlives a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _finished(task: Task) -> Written | None:

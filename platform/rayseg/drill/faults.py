@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Literal, NamedTuple, Protocol
 
 import psutil
@@ -64,8 +65,11 @@ def end_driver(victim: Victim, server: Server) -> None:
 
 
 def kill_node(victim: Victim, server: Server) -> None:
-    """End Ray's node with everything that runs on it."""
-    victim.named("raylet").kill()
+    """End Ray's node with everything that runs on it, at once: a worker left alive may come to the end by itself."""
+    node = victim.named("raylet")
+    for process in [*node.children(recursive=True), node]:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def flip_bit(victim: Victim, server: Server) -> None:

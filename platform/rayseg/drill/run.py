@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections import Counter
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rayseg.cluster import home
+from rayseg.cluster.connect import free_port
 from rayseg.data import ledger
 from rayseg.data.reader import open_shards
 from rayseg.drill.faults import FAULTS, STEPS, Fault
@@ -126,12 +126,15 @@ def _victim(run_dir: Path, shards: str, server: TrackingServer) -> Victim:
 
 
 def _undisturbed(victim: Victim) -> None:
-    victim.start()
     until = time.monotonic() + LIMIT_S
-    while (code := victim.ended()) is None:
-        if time.monotonic() > until:
-            victim.end()
-        time.sleep(0.2)
+    victim.start()
+    try:
+        while (code := victim.ended()) is None:
+            if time.monotonic() > until:
+                victim.end()
+            time.sleep(0.2)
+    finally:
+        victim.end()
     if code != 0:
         raise TrainingError(f"the run left alone ended with {code}", victim.output, "read it")
 
@@ -158,7 +161,7 @@ def _struck(victim: Victim, server: TrackingServer, faults: Sequence[Fault], sho
         if fault.says and not re.search(fault.says, victim.text()):
             raise TrainingError(f"'{fault.says}' is not in what the run said", victim.output, "read it")
     _reach(victim, STEPS, until)
-    while victim.summary() is None or victim.process is not None:
+    while not victim.over() or victim.process is not None:
         _go_on(victim, until)
     return blows
 
@@ -170,6 +173,8 @@ def _reach(victim: Victim, step: int, until: float) -> None:
 
 def _reach_attempt(victim: Victim, attempt: int, until: float) -> None:
     while victim.step()[0] < attempt:
+        if victim.over():
+            raise TrainingError("the run came to its end as if nothing had happened", victim.output, "read it")
         _go_on(victim, until)
 
 
@@ -178,7 +183,7 @@ def _go_on(victim: Victim, until: float) -> None:
     if time.monotonic() > until:
         raise TrainingError(f"not over after {LIMIT_S:.0f} s, at step {victim.step()[1]}", victim.output, "read it")
     code = victim.ended()
-    if code is not None and victim.summary() is None:
+    if code is not None and not victim.over():
         victim.start()
     time.sleep(0.05)
 
@@ -187,9 +192,7 @@ class TrackingServer:
     """An MLflow server that can be taken away and come back."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = int(probe.getsockname()[1])
+        self._port = free_port()
         self.uri, self._folder = f"http://127.0.0.1:{self._port}", folder
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
@@ -12,13 +11,14 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import psutil
 
+from rayseg import durable
 from rayseg.data import ledger
 from rayseg.errors import ClusterError
 from rayseg.train import commit
+from rayseg.train.review import read_summary
 
 GONE_S = 30.0
 
@@ -90,16 +90,15 @@ class Victim:
         files = [self.output, self.run_dir / "log.txt"]
         return "\n".join(file.read_text(errors="replace") for file in files if file.exists())
 
-    def summary(self) -> dict[str, Any] | None:
-        """Give `summary.json`, of a run that is over."""
-        path = self.run_dir / "summary.json"
-        return json.loads(path.read_text()) if path.exists() else None
+    def over(self) -> bool:
+        """Say whether the run came to its end, not only the command."""
+        return read_summary(self.run_dir) is not None
 
     def weights(self) -> str:
         """Hash the last commit's weights."""
         found = self.newest_commit()
         assert found is not None
-        return hashlib.sha256((found / "model.safetensors").read_bytes()).hexdigest()
+        return durable.sha256(found / "model.safetensors")
 
     def end(self) -> None:
         """End what still runs, by its session; a drill that fails leaves nothing behind."""

@@ -198,10 +198,14 @@ class Head(SegmentationHead):
         if not self.training:
             return {"main": self.classify["main"](maps[0])}
         outputs = {name: layer(x) for (name, layer), x in zip(self.classify.items(), maps, strict=False)}
-        if self.border is not None:
-            borders = zip(self.detect.items(), self.border(features), strict=True)
-            outputs |= {name: layer(x) for (name, layer), x in borders}
-        return outputs
+        return outputs | self.borders(features)
+
+    def borders(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Give the Border Network's logits (B, 1, h_1, w_1) after each level, by name; none where it is not built."""
+        if self.border is None:
+            return {}
+        maps = zip(self.detect.items(), self.border(features), strict=True)
+        return {name: layer(x) for (name, layer), x in maps}
 
     def loss_weights(self) -> dict[str, float]:
         """Give the paper's: 1 for each deeper level, lambda = 0.1 for each border output."""

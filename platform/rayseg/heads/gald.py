@@ -106,9 +106,12 @@ class MaskedDistribution(nn.Module):
     def forward(self, x_BCHW: Tensor, context_BCHW: Tensor | None = None) -> Tensor:
         """Distribute the context (or, alone, the features themselves): `(1 + M) X_g`, officially `(2 + M) X_g`."""
         g = x_BCHW if context_BCHW is None else context_BCHW
-        size = g.shape[-2:]
-        mask = functional.interpolate(self._shrink(g), size=size, mode="bilinear", align_corners=True).sigmoid()
-        return g * (mask + (2 if self.residual == "official" else 1))
+        return g * (self.mask(g) + (2 if self.residual == "official" else 1))
+
+    def mask(self, g_BCHW: Tensor) -> Tensor:
+        """Give M (B, C, H, W) for what it will weight; above 1/2 after the depthwise layers, which end in a ReLU."""
+        size = g_BCHW.shape[-2:]
+        return functional.interpolate(self._shrink(g_BCHW), size=size, mode="bilinear", align_corners=True).sigmoid()
 
     def _shrink(self, g: Tensor) -> Tensor:
         if self.down is not None:

@@ -63,6 +63,35 @@ def retained_values(q: Tensor, k: Tensor, v: Tensor, *, kernel_size: int) -> Ten
     return _Spread.apply(weights_BTN, v.flatten(2), taps.shifts)
 
 
+class MapsAt(NamedTuple):
+    """A pixel's attention (B, H, W): A, GR's A' and LR's A''; None where the block is left out."""
+
+    attention: Tensor
+    rectified: Tensor | None
+    retained: Tensor | None
+
+
+def maps_at(
+    q: Tensor, k: Tensor, pixel: tuple[int, int], *, classes: Tensor | None = None, kernel_size: int | None = None
+) -> MapsAt:
+    """Give one pixel's rows (row, column) of the maps that `denoised_attention` never makes; arguments as there."""
+    B, _, H, W = q.shape
+    exact = torch.promote_types(q.dtype, torch.float32)
+    q_BDN, k_BDN, at = q.flatten(2).to(exact), k.flatten(2).to(exact), pixel[0] * W + pixel[1]
+    with without_autocast(q):
+        newest = attention = (q_BDN[:, :, at, None] * k_BDN).sum(1).softmax(1)
+        rectified = retained = None
+        if classes is not None:
+            classes_BPN = classes.flatten(2).to(exact)
+            newest = rectified = attention * (classes_BPN[:, :, at, None] * classes_BPN).sum(1).sigmoid()
+        if kernel_size is not None:
+            taps = _Taps.of(H, W, kernel_size)
+            weights_BTN = _multiply(q_BDN, k_BDN, taps.shifts).sigmoid() * taps.inside(q.device)
+            retained = _spread(weights_BTN, newest.unsqueeze(1), taps.shifts, gather=True)
+    rectified, retained = (None if x is None else x.view(B, H, W) for x in (rectified, retained))
+    return MapsAt(attention.view(B, H, W), rectified, retained)
+
+
 class _Taps(NamedTuple):
     """The window on a map of `height` x `width`: for each tap its (y, x)."""
 

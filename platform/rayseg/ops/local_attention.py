@@ -53,6 +53,21 @@ def local_attention(q: Tensor, k: Tensor, v: Tensor, *, kernel_size: int, dilati
     return out
 
 
+def weights_at(
+    q: Tensor, k: Tensor, pixel: tuple[int, int], *, kernel_size: int, dilation: int = 1
+) -> Tensor:
+    """Give the weights (B, kernel_size, kernel_size) by which one pixel (row, column) attends to its taps.
+
+    They sum to 1 with those of the taps outside the map, which have the logit 0.
+    """
+    reach = dilation * (kernel_size // 2)
+    rows, columns = (slice(at, at + 2 * reach + 1, dilation) for at in pixel)
+    exact = torch.promote_types(q.dtype, torch.float32)
+    window_BDkk = functional.pad(k, (reach,) * 4)[:, :, rows, columns].to(exact)
+    logits_Bkk = (q[:, :, pixel[0], pixel[1], None, None].to(exact) * window_BDkk).sum(1)
+    return logits_Bkk.flatten(1).softmax(1).view_as(logits_Bkk)
+
+
 # --- taps -----------------------------------------------------------------------------------------------------------
 
 _Tap = tuple[int, tuple[slice, slice], tuple[slice, slice]]

@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Iterable
 from typing import Any
 
+from rayseg.config import each_once
 from rayseg.errors import UsageError
 from rayseg.sweep.fields import Kind, kinds
 from rayseg.sweep.space import Dimension, Integer, Uniform, choice
@@ -37,12 +38,7 @@ def parse_search(text: str) -> tuple[str, Dimension]:
 
 def parse_searches(texts: Iterable[str]) -> dict[str, Dimension]:
     """Read every text; the same name twice is refused."""
-    found: dict[str, Dimension] = {}
-    for name, dimension in map(parse_search, texts):
-        if name in found:
-            raise UsageError(f"'{name}' is searched twice", "--search", "keep one of them")
-        found[name] = dimension
-    return found
+    return each_once(map(parse_search, texts), "searched", "--search")
 
 
 def _listed(name: str, values: str) -> Dimension:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, final
 import numpy as np
 
 from rayseg import config as configs
+from rayseg.config import RunConfig
 from rayseg.errors import UsageError
 from rayseg.sweep import tau
 from rayseg.sweep.journal import Outcome
@@ -189,6 +190,15 @@ def _check(maker: Maker, points: Sequence[Point], rungs: Sequence[Settings], *, 
                     f"rung {number} ends at step {above.train.steps}, where its weights come from {below.train.steps}"
                 )
                 raise UsageError(what, "rungs", "raise its train.steps, or start each rung afresh: fresh=true")
+            if not fresh and (moved := _other_samples(below, above)):
+                what = f"rung {number} changes {moved}: a run that goes on takes the same samples"
+                raise UsageError(what, "rungs", "set it for all rungs, or start each rung afresh: fresh=true")
             if not fresh and maker.model(below).shapes != maker.model(above).shapes:
                 fix = "set it for all rungs, or start each rung afresh: fresh=true"
                 raise UsageError(f"rung {number} changes the model: weights would not fit", "rungs", fix)
+
+
+def _other_samples(below: RunConfig, above: RunConfig) -> str | None:
+    """Name the field by which one run trains on other samples than the other, or in another order."""
+    fields = ("shards", "train_split", "share", "mixed_shards")
+    return next((f"data.{f}" for f in fields if getattr(below.data, f) != getattr(above.data, f)), None)

@@ -70,6 +70,11 @@ class Built(NamedTuple):
     parameters: int
     outside: str
 
+    def line(self) -> str:
+        """Say which model the trial builds, and from which values."""
+        trial, model = self.trial, f"model {self.fingerprint}  {self.parameters:,} parameters"
+        return f"  {trial.number:3d} {trial.key}  {model}  {describe(trial.point)}"
+
 
 def built(made: Sequence[Trial], num_classes: int) -> list[Built]:
     """Build every trial's model (without weights, on the meta device) and take its fingerprint.

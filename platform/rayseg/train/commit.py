@@ -22,9 +22,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from rayseg.data import cursor
+from rayseg.durable import sha256, sync, write_text
 from rayseg.errors import CheckpointError
-from rayseg.train.durable import sha256, sync, write_text
-from rayseg.train.durable import write_atomically as write_atomically
 
 FORMAT = 1
 MANIFEST, EVALUATION, TENSORS = "MANIFEST.json", "evaluation.npz", ".safetensors"
@@ -197,7 +197,8 @@ def adopt(donor_run_dir: Path, step: int, run_dir: Path, state: Mapping[str, Any
     )
     whole = {**found.state, "progress": progress | {"seconds": 0.0}, **state}
     whole.pop("report", None)  # it was the donor's
-    whole["cursor"] = _of_config(whole["cursor"], whole["config"], found.step)
+    config = whole["config"]
+    whole["cursor"] = cursor.moved(whole["cursor"], found.step, config["train"]["batch"], config["seed"])
     with _building(run_dir, found.step) as folder:
         for name in json.loads((found.path / MANIFEST).read_text())["files"]:
             if name != "state.json":
@@ -214,13 +215,6 @@ def _there(run_dir: Path, step: int) -> Commit:
         except CheckpointError:
             continue
     raise CheckpointError("no whole commit to begin with", run_dir, "choose another donor")
-
-
-def _of_config(cursor: Mapping[str, Any], config: Mapping[str, Any], step: int) -> dict[str, Any]:
-    """Place the donor's cursor in the stream of another batch or seed, over the same samples."""
-    batch = config["train"]["batch"]
-    epoch, offset = divmod(step * batch, cursor["samples"])
-    return {**cursor, "epoch": epoch, "offset": offset, "global_batch": batch, "seed": config["seed"]}
 
 
 def _link(source: Path, target: Path) -> None:

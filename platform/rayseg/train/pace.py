@@ -208,7 +208,7 @@ def main() -> None:
         try:
             answer: dict[str, Any] = measure(configs.from_dict(plain), clock)._asdict()
         except RaysegError as error:
-            answer = {"kind": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}
+            answer = error.fields()
         print(json.dumps(answer), file=out, flush=True)
         shutil.rmtree(folder, ignore_errors=True)
     if request.world > 1:

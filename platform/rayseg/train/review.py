@@ -17,12 +17,12 @@ import numpy as np
 from rayseg import figures
 from rayseg.config import from_dict
 from rayseg.data.reader import open_shards
+from rayseg.durable import write_atomically
 from rayseg.errors import CheckpointError, UsageError
 from rayseg.metrics import ConfusionMatrix
 from rayseg.schema import Value, parse, to_dict
 from rayseg.tracking import Tracker
 from rayseg.train import commit
-from rayseg.train.durable import write_atomically
 from rayseg.train.goodput import account
 
 SUMMARY, EVALUATION = "summary.json", commit.EVALUATION

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from rayseg.errors import CheckpointError, RaysegError, TrainingError
+from rayseg.durable import try_lock
+from rayseg.errors import CheckpointError, RaysegError, TrainingError, from_fields
 
 Stop = Literal["pause", "end"]
 """`pause`: commit, and go on another day (Ctrl-C). `end`: a scheduler gave the run up; draw it and close it."""
@@ -98,13 +98,12 @@ def said_by_chief(text: str, device: torch.device) -> str:
 def raise_alike(error: BaseException | None, device: torch.device) -> None:
     """Raise rank 0's error on every rank; every rank calls it, and what others than rank 0 give counts for nothing."""
     chief = not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
-    fields = [type(error).__name__, *error.args] if isinstance(error, RaysegError) else ["", repr(error), "rank 0", ""]
-    said = said_by_chief(json.dumps(fields) if error is not None else "", device)
+    known = error if isinstance(error, RaysegError) else TrainingError(repr(error), "rank 0", "see its log")
+    said = said_by_chief(json.dumps(known.fields()) if error is not None else "", device)
     if said and chief and error is not None:
         raise error
     if said:
-        kind, *rest = json.loads(said)
-        raise {kind.__name__: kind for kind in RaysegError.__subclasses__()}.get(kind, TrainingError)(*rest)
+        raise from_fields(json.loads(said))
 
 
 @contextmanager
@@ -150,18 +149,10 @@ def _lock(run_dir: Path) -> IO[str]:
         fix = "choose a directory that you may write to"
         raise CheckpointError(f"cannot work in it: {error.strerror}", run_dir, fix) from None
     until = time.monotonic() + PATIENCE_S
-    while not _locked(file):
+    while not try_lock(file):
         if time.monotonic() > until:
             file.close()
             fix = "wait for it, or choose another run directory"
             raise CheckpointError("another process works in it", run_dir, fix)
         time.sleep(0.1)
     return file
-
-
-def _locked(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True

@@ -1,10 +1,12 @@
-"""Files that outlast a loss of power: written, synced, and replaced in one step."""
+"""Files that outlast a loss of power: written, synced, replaced in one step; and locks that a dead process gives up."""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 from pathlib import Path
+from typing import IO
 
 
 def write_text(path: Path, text: str) -> None:
@@ -34,3 +36,12 @@ def sha256(path: Path) -> str:
     """Hash a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def try_lock(file: IO[str]) -> bool:
+    """Lock an open file for this process alone, without waiting; the system frees it when the process dies."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
