@@ -17,7 +17,16 @@ SWEEP = Sweep(
             settings={},
             space={"head.kernel_size": choice(3, 5), "head.dilation": choice(1, 2)},
             algorithm="grid",
-        )
+        ),
+        "ladder": Preset(
+            about="a ladder",
+            recipe="gald/scenes",
+            settings={},
+            space={"head.kernel_size": choice(3, 5)},
+            algorithm="ladder",
+            trials=2,
+            rungs=({"train.steps": 2}, {"train.steps": 4}),
+        ),
     },
 )
 
@@ -48,6 +57,7 @@ def call(monkeypatch, capsys, tmp_path):
         (["--preset", "dmo"], 2, "did you mean 'demo'"),
         (["--algorithm", "asha", "--objective", "parameters"], 2, "parameters would be ignored with --algorithm asha"),
         (["--algorithm", "pbt", "--objective", "latency_ms"], 2, "latency_ms would be ignored with --algorithm pbt"),
+        (["--preset", "ladder", "--set", "train.steps=9"], 2, "every rung of the ladder sets it"),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else None,
 )

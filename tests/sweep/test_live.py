@@ -63,6 +63,15 @@ def test_those_that_run_stand_first_then_the_best(twelve):
     assert "stopped  stopped" not in rows[2]
 
 
+def test_what_an_interrupt_left_is_paused_and_not_over(twelve):
+    live = told(twelve)
+    live.tell(Event("paused", twelve[6], {}))
+    head, _, *rows = plain(drawn(live, width=130))
+    assert head.startswith("a sweep   6/12 done")
+    (row,) = (row for row in rows if twelve[6].key in row)
+    assert row.split()[-1] == "paused"
+
+
 @pytest.mark.parametrize("height", [8, 10, 13])
 def test_it_fits_the_terminal_and_says_what_is_left_out(twelve, height):
     lines = plain(drawn(told(twelve), height=height))

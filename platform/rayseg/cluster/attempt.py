@@ -138,6 +138,8 @@ def _run(attempt: Attempt, story: Story | None) -> None:
             watch.catch_up()
             with _pausing(watch, attempt.show):
                 run_trials(watch, resources, storage=attempt.sweeping.folder / "tune")
+            for waiting in attempt.search.open() if watch.pause.wanted else ():
+                tell(Event("paused", waiting.trial, {}))
         if watch.pause.wanted:
             raise KeyboardInterrupt
     if open_ := attempt.search.open():

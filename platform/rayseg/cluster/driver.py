@@ -110,6 +110,8 @@ def planned(sweep: Sweep, options: Options, show: Show, *, story: Story | None =
     shards = home.shards_of(options.dataset or recipe.load(preset.recipe).dataset, options.shards, show)
     algorithm, count = preset.algorithm, options.trials or preset.trials
     preset = _aiming(preset, algorithm, options.objectives)
+    if ignored := [name for name in options.settings if preset.rungs and all(name in rung for rung in preset.rungs)]:
+        raise UsageError(f"{ignored[0]} would be ignored: every rung of the ladder sets it", "--set", "drop it")
     chosen: Mapping[str, Any] = {"shards": shards, "settings": options.settings, "search": options.search}
     base = base_of(preset, **chosen)
     made = trials(preset, algorithm=algorithm, count=count, **chosen) if algorithm in searches.BEFOREHAND else []

@@ -10,13 +10,13 @@ from typing import Any, Literal, NamedTuple
 from rayseg.sweep.trial import Trial
 from rayseg.train.progress import duration
 
-State = Literal["runs", "finished", "stopped", "failed", "known"]
+State = Literal["runs", "paused", "finished", "stopped", "failed", "known"]
 
 
 class Event(NamedTuple):
-    """Something that happened to a trial: `start`, `result`, `finished`, `stopped`, `failed` or `known`.
+    """Something that happened to a trial: `start`, `result`, `paused`, `finished`, `stopped`, `failed` or `known`.
 
-    A known one was run by an earlier sweep, and is not run again.
+    A paused one goes on when the sweep does; a known one was run by an earlier sweep, and is not run again.
     """
 
     kind: str
@@ -85,6 +85,8 @@ class Board:
             self.total = max(self.total, self.over + sum(e.state == "runs" for e in self.entries.values()))
         elif event.kind == "result":
             self._result(entry, figures)
+        elif event.kind == "paused":
+            entry.state = "paused"
         else:
             self.over += 1
             self.left[trial.key] = 0

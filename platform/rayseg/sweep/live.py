@@ -19,7 +19,7 @@ from rayseg.sweep.trial import Trial, labels, short
 from rayseg.train.progress import duration
 
 Tell = Callable[[Event], None]
-STYLES = {"runs": "bold", "finished": "", "stopped": "dim", "failed": "red", "known": "cyan"}
+STYLES = {"runs": "bold", "paused": "yellow", "finished": "", "stopped": "dim", "failed": "red", "known": "cyan"}
 AROUND = 6
 """Lines of the terminal that are not rows of trials: title, header, what is left out, explanation, cursor."""
 

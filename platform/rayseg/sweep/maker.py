@@ -81,6 +81,18 @@ class Maker:
         self.parameters[trial.key] = proof.parameters
         return self._alike.setdefault((proof.fingerprint, proof.outside), trial.key)
 
+    def seeded(self, point: Point, seed: int) -> Trial:
+        """Make a point's trial with another seed.
+
+        Raises:
+            UsageError: its config does not hold, or there is that trial.
+        """
+        trial = self.base.trial(len(self.trials) + 1, {**point, "seed": seed})
+        if trial.key in self.trials:
+            raise UsageError(f"trial {trial.key} has that seed", describe(trial.point), "choose another seed")
+        self.trials[trial.key] = trial
+        return trial
+
     def onward(self, donor: Donor, point: Point) -> Trial:
         """Make a trial of a point that goes on from a donor: another run than the point's own, and than its siblings.
 

@@ -149,7 +149,8 @@ class Recorded:
 def _plain(suggestion: Suggestion) -> dict[str, Any]:
     trial, donor = suggestion.trial, suggestion.donor
     fields = {"key": trial.key, "point": trial.point, "donor": donor._asdict() if donor else None}
-    return fields | ({"note": suggestion.note} if suggestion.note else {})
+    more = {"note": suggestion.note, "final": suggestion.final}
+    return fields | {name: text for name, text in more.items() if text}
 
 
 def _same(answer: Next, event: Mapping[str, Any], where: str) -> Suggestion:

@@ -27,11 +27,13 @@ class Suggestion(NamedTuple):
     """A trial to start; with a `donor` it goes on from that one's commit at its own config.
 
     `note` says for a reader why it starts, where that is not plain: `promoted to rung 2`, `goes on from 3fa29c01`.
+    `final` names the finalist whose further run it is.
     """
 
     trial: Trial
     donor: Donor | None = None
     note: str = ""
+    final: str = ""
 
 
 Next = Suggestion | Literal["wait", "done"]
