@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import signal
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Literal, NamedTuple, Protocol
@@ -13,6 +14,8 @@ import psutil
 from rayseg.drill.victim import Victim
 
 MIB = 2**20
+SETTLED_S = 2.0
+"""By then a commit that was being written is there."""
 
 
 class Server(Protocol):
@@ -73,7 +76,12 @@ def kill_node(victim: Victim, server: Server) -> None:
 
 
 def flip_bit(victim: Victim, server: Server) -> None:
-    """Flip one bit in the newest commit, and end a worker, so that the commit is needed."""
+    """Flip one bit in the newest commit, and end a worker, so that the commit is needed.
+
+    The worker is stopped first: its peer then waits for it, and no newer commit comes between.
+    """
+    stop_worker(victim, server)
+    time.sleep(SETTLED_S)
     newest = victim.newest_commit()
     assert newest is not None
     path = newest / "model.safetensors"

@@ -105,6 +105,7 @@ def drill(folder: Path, show: Show, faults: Sequence[Fault] = FAULTS) -> Tally:
         finally:
             victim.end()
         keys = open_shards(shards, "train").index.key
+        server.wait()
         replay(victim.run_dir, server.uri)
         points = points_of(victim.run_dir, server.uri)
     return Tally(
@@ -197,10 +198,13 @@ class TrackingServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start it; `wait` for its first answer."""
         argv, environment = server_command(self._folder, self._port)
         with (self._folder / "mlflow.txt").open("ab") as log:
             self._process = subprocess.Popen(argv, env=environment, stdout=log, stderr=log, start_new_session=True)
+
+    def wait(self) -> None:
+        """Wait until it answers."""
         if not healthy(self.uri, 120.0):
             raise ClusterError("the tracking server does not answer", self._folder / "mlflow.txt", "read it")
 
@@ -217,6 +221,7 @@ def _server(folder: Path) -> Iterator[TrackingServer]:
     server = TrackingServer(folder)
     server.start()
     try:
+        server.wait()
         yield server
     finally:
         server.kill()
