@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from rayseg.commands.analyse import analyse
 from rayseg.errors import RaysegError, TrainingError, UsageError, nearest
 
 if TYPE_CHECKING:
@@ -321,25 +322,49 @@ def _pause_on_interrupt(runtime: Any) -> None:
 
 
 @rayseg.command()
-@click.argument("run_dir", metavar="RUN", type=folder)
+@click.argument("place", metavar="RUN|COMMIT", type=folder)
 @click.option("--shards", help="Other shards than those it was trained on.")
 @click.option("--split", default=None, help="The split; the run's own validation split when absent.")
 @click.option("--scales", metavar="S,S,...", help="Scales whose probabilities are averaged, e.g. 0.75,1,1.25.")
 @click.option("--flip/--no-flip", default=None, help="Average with the mirrored image too, or not.")
 @click.option("--window", metavar="HxW", help="Slide windows of this size over the image; `none` for whole images.")
+@click.option(
+    "--tta-table",
+    is_flag=True,
+    help="Accuracy against cost: whole and windows, one scale and --scales, mirrored or not.",
+)
 @click.option("--json", "as_json", is_flag=True)
-def evaluate(run_dir: Path, shards: str | None, split: str | None, as_json: bool, **given: Any) -> None:
-    """Evaluate a run's best commit with the run's own test settings (its `test` table), or with others."""
-    from rayseg.train.inference import chosen_views, evaluate_run
+def evaluate(place: Path, shards: str | None, split: str | None, tta_table: bool, as_json: bool, **given: Any) -> None:
+    """Evaluate a run's best commit, or one commit, with the run's own test settings (its `test` table), or others."""
+    from rayseg.train import inference, scorecard
 
-    views = chosen_views(run_dir, _views(**given))
-    with _bar(f"evaluating {run_dir} ({views})") as tick:
-        metrics = evaluate_run(run_dir, shards, split, views=views, progress=tick)
+    if tta_table:
+        return _tta_table(place, shards, split, as_json=as_json, **given)
+    views = inference.chosen_views(place, _views(**given))
+    seen = inference.subject(place, shards, split, views=views)
+    with _bar(f"evaluating {place} ({views})") as tick:
+        found = inference.judge(seen, progress=tick)
     if as_json:
-        say(json.dumps(metrics))
-        return
-    for name, value in metrics.items():
-        say(f"{name:24}{value:.4f}")
+        return say(json.dumps(scorecard.plain(found, seen.shards)))
+    for line in scorecard.lines(found, seen.shards):
+        say(line)
+    return None
+
+
+def _tta_table(place: Path, shards: str | None, split: str | None, *, as_json: bool, **given: Any) -> None:
+    from rayseg.train import inference, view_table
+
+    if given["flip"] is not None:
+        raise UsageError("would be ignored with --tta-table", "--flip", "drop it: the table has both")
+    seen = inference.subject(place, shards, split)
+    chosen = view_table.combinations(seen.config, seen.shards, _views(**given))
+    with _bar(f"evaluating {place} ({len(chosen)} combinations of views)") as tick:
+        rows = view_table.measure(seen, chosen, progress=tick)
+    if as_json:
+        return say(json.dumps(view_table.plain(rows)))
+    for line in view_table.lines(rows, seen):
+        say(line)
+    return None
 
 
 def _views(scales: str | None, flip: bool | None, window: str | None) -> dict[str, Any]:
@@ -379,19 +404,27 @@ def predict(run_dir: Path, images: tuple[Path, ...], out: Path) -> None:
         say(str(path))
 
 
+rayseg.add_command(analyse)
+
+
 # --- the local stack ------------------------------------------------------------------------------------------------
 
 
 @rayseg.command()
 def up() -> None:
     """Start the local stack: a Ray head and an MLflow server, on loopback."""
-    from rayseg.cluster import home, stack
+    from rayseg.cluster import closing, home, stack
+    from rayseg.tracking import registry
     from rayseg.tracking.mlflow_tracker import replay, unsynced
 
     uri = stack.up(progress=say).tracking_uri
+    for run_dir in closing.close_dead(home.runs()):
+        say(f"closed: {run_dir.name}, whose process was killed")
     for run_dir in unsynced(home.runs()):
         report = replay(run_dir, uri)
         say(f"brought to MLflow: {run_dir.name}" if report.complete else f"warning: {run_dir}: {report.error}")
+    for sweep_dir in registry.waiting(home.runs()):
+        say(registry.register(sweep_dir, uri))
 
 
 @rayseg.command()
@@ -439,8 +472,10 @@ def doctor() -> None:
 
 @rayseg.command()
 @click.option("--out", type=folder, help="Where it is kept; RAYSEG_HOME/drill when absent, an earlier one replaced.")
+@click.option("--dataset", default="scenes", show_default=True, help="The card of what it trains on.")
+@click.option("--shards", help="The card's shards; looked for under RAYSEG_HOME when absent.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-def drill(out: Path | None, as_json: bool) -> int:
+def drill(out: Path | None, dataset: str, shards: str | None, as_json: bool) -> int:
     """Train a small run under eight faults (minutes), and say what they cost and whether they changed anything."""
     from rayseg.cluster import home
     from rayseg.drill import run as drills
@@ -450,7 +485,7 @@ def drill(out: Path | None, as_json: bool) -> int:
         drills.clear(out := home.root() / "drill")
     if out.exists():
         raise UsageError("it exists", out, "name a folder that does not")
-    tally = drills.drill(out.absolute(), say)
+    tally = drills.drill(out.absolute(), say, dataset=dataset, given=shards)
     for line in [json.dumps(drills.as_dict(tally))] if as_json else tally.lines():
         say(line)
     return 0 if tally.fine else TrainingError.exit_code
@@ -487,6 +522,12 @@ def sweep_job(sweep: Sweep) -> NoReturn:
         "--objective",
         type=click.Choice(["parameters", "latency_ms"]),
         help="Beside a high mIoU, want this small too; the ranking marks the trials that no other beats in both.",
+    )
+    @click.option(
+        "--seeds", type=click.IntRange(2), help="Finals: run the best trials again until each has so many seeds."
+    )
+    @click.option(
+        "--top", type=click.IntRange(2), help="With --seeds: how many trials are in the finals; 2 when absent."
     )
     @click.option("--concurrent", type=click.IntRange(1), help="How many trials run at once; all that fit when absent.")
     @click.option(

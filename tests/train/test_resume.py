@@ -150,3 +150,24 @@ def test_where_the_best_commit_is_damaged_the_next_best_is_taken(tmp_path):
     assert review.best_commit(tmp_path, lines.append).step == 3
     assert len(lines) == 1
     assert "the best commit is damaged" in lines[0]
+
+
+class PausesAfter(LocalRuntime):
+    """Asks the run to pause after so many steps."""
+
+    left = 3
+
+    def stop(self):
+        self.left -= 1
+        return "pause" if self.left == 0 else None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_compiled_run_goes_on_to_the_same_bits(run_config, tmp_path):
+    config = run_config(train__steps=6, train__eval_every=6, train__compile=True)
+    fit(config, LocalRuntime(tmp_path / "whole"), NullTracker())
+    assert fit(config, PausesAfter(tmp_path / "paused"), NullTracker()) is None
+    assert commit.newest(tmp_path / "paused").step == 3
+    fit(config, LocalRuntime(tmp_path / "paused"), NullTracker())
+    assert of_run(tmp_path / "paused") == of_run(tmp_path / "whole")

@@ -84,22 +84,28 @@ class Tally(NamedTuple):
         ]
 
 
-def drill(folder: Path, show: Show, faults: Sequence[Fault] = FAULTS) -> Tally:
+def drill(
+    folder: Path, show: Show, *, dataset: str = "scenes", given: str | None = None, faults: Sequence[Fault] = FAULTS
+) -> Tally:
     """Run it in `folder`, which must not exist; it is kept, for a look at what happened.
 
+    The card's shards are `given`, or looked for below RAYSEG_HOME.
+
     Raises:
+        DataError: there are no such shards.
         TrainingError: a fault was not followed by what should follow, or the run did not come to its end.
     """
+    shards = home.shards_of(dataset, given, show)
+    home.check_card(dataset, open_shards(shards, "train").card.name)
     folder.mkdir(parents=True)
-    shards = home.shards_of("scenes", None, show)
     with _server(folder) as server:
-        alone = _victim(folder / "alone", shards, server)
+        alone = _victim(folder / "alone", dataset, shards, server)
         began = time.monotonic()
         show(f"the run left alone: {STEPS} steps on 2 workers")
         _undisturbed(alone)
         alone_s = time.monotonic() - began
         show(f"  {alone_s:.1f} s")
-        victim = _victim(folder / "drilled", shards, server)
+        victim = _victim(folder / "drilled", dataset, shards, server)
         try:
             blows = _struck(victim, server, faults, show)
         finally:
@@ -119,11 +125,12 @@ def drill(folder: Path, show: Show, faults: Sequence[Fault] = FAULTS) -> Tally:
     )
 
 
-def _victim(run_dir: Path, shards: str, server: TrackingServer) -> Victim:
+def _victim(run_dir: Path, dataset: str, shards: str, server: TrackingServer) -> Victim:
     settings = [text for name, value in SETTINGS.items() for text in ("--set", f"{name}={value}")]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= {"RAYSEG_DRILL": str(run_dir), "RAYSEG_TRACKING_URI": server.uri, "OMP_NUM_THREADS": "1"}
-    return Victim(run_dir, ["--recipe", "gald/scenes", "--shards", shards, *settings], environment)
+    data = ["--dataset", dataset, "--shards", shards]
+    return Victim(run_dir, ["--recipe", "gald/scenes", *data, *settings], environment)
 
 
 def _undisturbed(victim: Victim) -> None:

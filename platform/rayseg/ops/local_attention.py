@@ -53,9 +53,7 @@ def local_attention(q: Tensor, k: Tensor, v: Tensor, *, kernel_size: int, dilati
     return out
 
 
-def weights_at(
-    q: Tensor, k: Tensor, pixel: tuple[int, int], *, kernel_size: int, dilation: int = 1
-) -> Tensor:
+def weights_at(q: Tensor, k: Tensor, pixel: tuple[int, int], *, kernel_size: int, dilation: int = 1) -> Tensor:
     """Give the weights (B, kernel_size, kernel_size) by which one pixel (row, column) attends to its taps.
 
     They sum to 1 with those of the taps outside the map, which have the logit 0.
