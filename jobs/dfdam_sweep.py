@@ -14,13 +14,9 @@ _environment.require()
 
 from rayseg.sweep.space import Uniform, choice  # noqa: E402 - only once the environment is found
 from rayseg.sweep.trial import Preset, Sweep  # noqa: E402
+from rayseg.tables import find  # noqa: E402
 
 PARTS = {"head.dafm": choice(False, True), "head.pam": choice(False, True)}
-TABLE = (
-    {"head.dafm": False, "head.pam": False},  # sum (baseline)
-    {"head.dafm": True, "head.pam": False},  # DAFM
-    {"head.dafm": True, "head.pam": True},  # DAFM + 2DPAM
-)
 
 SWEEP = Sweep(
     name="dfdam",
@@ -69,14 +65,14 @@ SWEEP = Sweep(
             about="Table 2 on Cityscapes: sum, DAFM, both; ResNet-18, 80k steps (8 GPUs a trial)",
             recipe="dfdam/cityscapes",
             settings={},
-            rows=TABLE,
+            rows=find("dfdam-2").points(),
             algorithm="grid",
         ),
         "paper_voc": Preset(
             about="Table 1 on VOC, augmented: sum, DAFM, both on ResNet-50 and ResNet-101, 30k steps (8 GPUs a trial)",
             recipe="dfdam/voc_aug_r50",
             settings={},
-            rows=TABLE,
+            rows=find("dfdam-2").points(),
             space={"backbone.name": choice("resnet50", "resnet101")},
             algorithm="grid",
         ),

@@ -15,31 +15,7 @@ _environment.require()
 
 from rayseg.sweep.space import Uniform, choice  # noqa: E402 - only once the environment is found
 from rayseg.sweep.trial import Preset, Sweep  # noqa: E402
-
-
-def smooth(**parts: bool) -> dict[str, bool]:
-    """A row of Table 2: the Smooth Network with these parts and no other."""
-    switches = ("global_pooling", "cab", "deep_supervision")
-    return {"head.border": False} | {f"head.{name}": parts.get(name, False) for name in switches}
-
-
-RES101 = {"head.border": False, "head.rrb": False}
-TABLE_2 = (
-    RES101,
-    smooth(),
-    smooth(global_pooling=True),
-    smooth(global_pooling=True, cab=True),
-    smooth(deep_supervision=True),
-    smooth(global_pooling=True, deep_supervision=True),
-    smooth(global_pooling=True, cab=True, deep_supervision=True),
-)
-LAMBDA = (0.05, 0.1, 0.5, 0.75, 1.0)
-OF_PARTS = (
-    "head.channels",
-    "head.border_channels",
-    *(f"loss.border_{o}" for o in ("weight", "gamma", "alpha", "width")),
-)
-"""The recipe sets them to their defaults, and what nothing reads is refused: None leaves each to the parts."""
+from rayseg.tables.dfn import LAMBDA, OF_PARTS, PAPER_ROWS, SMOOTH_ROWS  # noqa: E402
 
 SWEEP = Sweep(
     name="dfn",
@@ -65,7 +41,7 @@ SWEEP = Sweep(
             about="Table 2 on drawn scenes, 7 trials",
             recipe="dfn/scenes",
             settings={"head.channels": None, "loss.border_width": None, "head.border": False},
-            rows=TABLE_2,
+            rows=SMOOTH_ROWS,
             algorithm="grid",
         ),
         "full": Preset(
@@ -96,12 +72,8 @@ SWEEP = Sweep(
         "paper": Preset(
             about="Tables 1 to 3 and Figure 8 on VOC, augmented: ResNet-101, 40k steps (8 GPUs a trial)",
             recipe="dfn/voc_aug",
-            settings=dict.fromkeys(OF_PARTS),
-            rows=(
-                RES101 | {"augment.scales": (1.0,)},
-                *TABLE_2,
-                *({"loss.border_weight": weight} for weight in LAMBDA),
-            ),
+            settings=OF_PARTS,
+            rows=PAPER_ROWS,
             algorithm="grid",
         ),
     },

@@ -14,11 +14,10 @@ _environment.require()
 
 from rayseg.sweep.space import Integer, Uniform, choice  # noqa: E402 - only once the environment is found
 from rayseg.sweep.trial import Preset, Sweep  # noqa: E402
+from rayseg.tables.dgcw import OF_CONTEXT  # noqa: E402
 
 DGCW = {"head.context": "dgcw"}
 WEIGHTING = choice("dbs", "softmax", "tanh", when=DGCW)
-OF_CONTEXT = ("fuse", "channels", "weighting", "reduce", "downsample", "factor")
-"""The recipe sets them to their defaults, and what nothing reads is refused: None leaves each to the context."""
 
 SWEEP = Sweep(
     name="dgcw",
@@ -75,7 +74,7 @@ SWEEP = Sweep(
         "paper": Preset(
             about="Tables 1 and 2 on Cityscapes: 3 bases x 9, ResNet-101, 60k steps (8 GPUs a trial)",
             recipe="dgcw/cityscapes",
-            settings={f"head.{option}": None for option in OF_CONTEXT},
+            settings=OF_CONTEXT,
             space={
                 "head.base": choice("none", "psp", "aspp"),
                 "head.context": choice("none", "dgcw", "conv", "gap", "se", "nl", "nl_reduced"),

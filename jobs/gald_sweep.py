@@ -15,6 +15,7 @@ _environment.require()
 
 from rayseg.sweep.space import Uniform, choice  # noqa: E402 - only once the environment is found
 from rayseg.sweep.trial import Preset, Sweep  # noqa: E402
+from rayseg.tables.gald import OF_LD, PART_ROWS, WINDOW_ROWS  # noqa: E402
 
 WINDOW = {"head.kernel_size": choice(3, 5, 7), "head.dilation": choice(1, 2, 3, 6)}
 AROUND = {
@@ -30,28 +31,6 @@ FINER = {
     "loss.focal_alpha": Uniform(low=0.25, high=1.0, when={"loss.kind": "focal"}),
     "optim.lr": Uniform(low=0.005, high=0.2, log=True),
 }
-OF_LD = {"head.kernel_size": None, "head.dilation": None}
-"""The recipe sets them to their defaults, and what nothing reads is refused: None leaves each to the LD."""
-
-
-def window(ga: str, kernel_size: int, dilation: int) -> dict[str, str | int]:
-    """A row of Table II(b)."""
-    return {"head.ga": ga, "head.kernel_size": kernel_size, "head.dilation": dilation}
-
-
-TABLE_2B = (
-    {"head.ga": "none", "head.ld": "none"},
-    *(window("none", k, r) for k, r in ((3, 3), (5, 3), (5, 6), (7, 6))),
-    {"head.ga": "aspp", "head.ld": "none"},
-    *(window("aspp", k, r) for k, r in ((3, 3), (3, 6), (5, 3), (5, 6), (7, 6))),
-)
-PARTS = (
-    *({"head.ga": ga, "head.ld": ld} for ga in ("none", "aspp", "nl", "psp", "cgnl") for ld in ("none", "v1", "v2")),
-    *({"head.ga": "cgnl", "head.ld": "v1", "head.arrangement": how} for how in ("parallel", "ldga")),
-    *({"head.ga": "cgnl", "head.ld": "v1", "head.ld_downsample": how} for how in ("bilinear", "average")),
-    *({"head.ga": "aspp", "head.ld": "v2", "head.key_query": of} for of in ("key", "query")),
-)
-"""Tables I(a), (b), (d), then what I(c), II(a) and II(c) have beside those."""
 
 SWEEP = Sweep(
     name="gald",
@@ -121,14 +100,14 @@ SWEEP = Sweep(
             about="Table II(b) on Cityscapes: windows without and with ASPP, ResNet-50, 50k steps (8 GPUs a trial)",
             recipe="gald/cityscapes",
             settings=OF_LD,
-            rows=TABLE_2B,
+            rows=WINDOW_ROWS,
             algorithm="grid",
         ),
         "paper_parts": Preset(
             about="Tables I, II(a), II(c) on Cityscapes: GA x LD, arrangement, mask, keys; 21 trials (8 GPUs a trial)",
             recipe="gald/cityscapes",
             settings=OF_LD,
-            rows=PARTS,
+            rows=PART_ROWS,
             algorithm="grid",
         ),
     },

@@ -16,6 +16,7 @@ _environment.require()
 from rayseg.heads import names  # noqa: E402 - only once the environment is found
 from rayseg.sweep.space import choice  # noqa: E402
 from rayseg.sweep.trial import Preset, Sweep  # noqa: E402
+from rayseg.tables.denoised_nl import BASELINE, DEFAULTS, OWN, RIVALS  # noqa: E402
 
 BASE = {"head.name": "fcn"}  # leaves GALD's own options out
 V2, GR = {"head.name": "gald", "head.ld": "v2"}, {"head.name": "denoised_nl", "head.global_rectifying": True}
@@ -35,9 +36,6 @@ OPTIONS = {
     "head.reduction": choice(4, 16, when={"head.name": "se"}),
 }
 """An option exists only under its head."""
-OF_DENOISED = tuple(f"head.{option}" for option in ("global_rectifying", "local_retention", "kernel_size"))
-"""The recipe sets them to their defaults, and what nothing reads is refused: None leaves each to the head."""
-RIVALS = ("psp", "aspp", "nonlocal_net", "ocnet", "ccnet", "danet")
 
 SWEEP = Sweep(
     name="heads",
@@ -105,13 +103,8 @@ SWEEP = Sweep(
         "paper": Preset(
             about="Denoised NL's Tables III and IV on Cityscapes: 9 x ResNet-50, -101, 89k steps (8 GPUs a trial)",
             recipe="denoised_nl/cityscapes",
-            settings={"loss.aux_weight": 0.4} | dict.fromkeys(OF_DENOISED),
-            rows=(
-                {"head.name": "denoised_nl", "head.attention": False},  # their baseline
-                *({"head.name": name} for name in RIVALS),
-                {"head.name": "dranet", "head.decoder": False},  # their DRANet*
-                {"head.name": "denoised_nl"},
-            ),
+            settings={"loss.aux_weight": 0.4} | DEFAULTS,
+            rows=(BASELINE, *RIVALS.values(), {"head.name": "nonlocal_net"}, OWN),
             space={"backbone.name": choice("resnet50s", "resnet101s")},
             algorithm="grid",
         ),

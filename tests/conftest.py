@@ -15,6 +15,15 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # a second thread waits for a core that other processes have, and costs more than it gives
 
 
+def pytest_collection_modifyitems(config, items):
+    """Keep a file's tests in one process under `-n`, and all that start a cluster or a server in one after another."""
+    if config.pluginmanager.has_plugin("xdist"):
+        for item in items:
+            folder = item.path.relative_to(config.rootpath).parts[1]
+            alone = folder in ("cluster", "tracking")
+            item.add_marker(pytest.mark.xdist_group("servers" if alone else str(item.path)))
+
+
 @pytest.fixture(scope="session")
 def tiny_shards(tmp_path_factory):
     """24 + 5 drawn scenes of 48 x 64 pixels."""

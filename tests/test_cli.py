@@ -131,7 +131,7 @@ def test_the_raw_set_is_looked_for_where_all_of_them_lie(raw, tmp_path, monkeypa
         (["train", "--set", "optim.lr"], 2, "a.b=c"),
         (["train", "--set", "optim.lrr=1", "--shards", "/x"], 2, "did you mean 'lr'"),
         (["train", "--dataset", "camvid"], 3, "rayseg shard camvid"),
-        (["evaluate", "/nonexistent"], 4, "no evaluation yet"),
+        (["evaluate", "/nonexistent"], 4, "no such run or commit"),
         (["submit", "jobs/none.py"], 5, "rayseg up"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,

@@ -8,20 +8,7 @@ import numpy as np
 import pytest
 
 from rayseg import figures
-from rayseg.data import card as cards
 
-CARD = cards.from_dict(
-    {
-        "name": "two",
-        "title": "two classes",
-        "licence": "none",
-        "home": "here",
-        "ignore_index": 7,
-        "classes": [{"name": "left", "color": [10, 200, 30]}, {"name": "right", "color": [30, 60, 250]}],
-        "splits": {"val": {"count": 1}},
-        "generated": {"seed": 0, "height": 16, "width": 16},
-    }
-)
 LEFT, RIGHT = ((10, 200, 30), (30, 60, 250))
 BRIGHTEST, DARKEST, FRAME = (253, 231, 36), (68, 1, 84), (213, 94, 0)  # viridis' ends; the best cell's frame
 
@@ -35,70 +22,11 @@ def where(pixels, color, off=2):
     return (np.abs(pixels.astype(int) - color) <= off).all(axis=-1)
 
 
-def runs(row, colors, at_least=8):
-    """The order in which the colours stand in a row of pixels, short runs left out."""
-    found = []
-    for x in range(0, len(row) - at_least):
-        for color in colors:
-            whole = where(row[x : x + at_least], color).all()
-            if whole and (not found or found[-1] != color):
-                found.append(color)
-    return found
-
-
-def halves(height=60, width=80):
-    mask = np.zeros((height, width), np.uint8)
-    mask[:, width // 2 :] = 1
-    return mask
-
-
 def test_mask_to_rgb_is_exact():
     mask = np.array([[0, 1, 7], [1, 5, 0]], np.uint8)
     rgb = figures.mask_to_rgb(mask, [LEFT, RIGHT], 7)
     assert rgb.dtype == np.uint8
     assert rgb.tolist() == [[[*LEFT], [*RIGHT], [0, 0, 0]], [[*RIGHT], [255, 0, 255], [*LEFT]]]
-
-
-def test_predictions_show_image_truth_prediction_and_errors(tmp_path):
-    truth, found = halves(), halves()
-    truth[:, :20], found[:, 60:] = 7, 0
-    image = np.full((60, 80, 3), (90, 90, 60), np.uint8)
-    figures.predictions([image], [truth], [found], CARD, tmp_path / "p.png", titles=["val-0"], title="step 3")
-    pixels = read(tmp_path / "p.png")
-    row = np.flatnonzero(where(pixels, (90, 90, 60)).sum(axis=1) > 50).mean().astype(int)
-    colors = [(90, 90, 60), (0, 0, 0), LEFT, RIGHT, figures.RIGHT, figures.WRONG, figures.IGNORED]
-    assert runs(pixels[row], colors) == [
-        (90, 90, 60),
-        *((0, 0, 0), LEFT, RIGHT),
-        *(LEFT, RIGHT, LEFT),
-        *(figures.IGNORED, figures.RIGHT, figures.WRONG),
-    ]
-
-
-def test_predictions_draw_a_row_for_each_sample(tmp_path):
-    image, mask = np.full((60, 80, 3), (90, 90, 60), np.uint8), halves()
-    figures.predictions([image] * 3, [mask] * 3, [mask] * 3, CARD, tmp_path / "p.png")
-    column = where(read(tmp_path / "p.png"), (90, 90, 60))[:, 100]
-    assert np.count_nonzero(np.diff(column.astype(int)) == 1) == 3
-
-
-def test_confusion_matrix_of_a_perfect_prediction_is_its_diagonal(tmp_path):
-    names = [f"class {i}" for i in range(19)]
-    figures.confusion_matrix(np.diag(np.arange(1, 20)), names, tmp_path / "c.png", title="perfect")
-    pixels = read(tmp_path / "c.png")
-    rows, columns = np.nonzero(where(pixels, BRIGHTEST))
-    slope = np.polyfit(columns, rows, 1)[0]
-    assert np.corrcoef(columns, rows)[0, 1] > 0.99
-    assert slope > 0
-    assert where(pixels, DARKEST).sum() > 10 * len(rows)
-
-
-def test_confusion_matrix_leaves_the_row_of_an_absent_class_empty(tmp_path):
-    figures.confusion_matrix(np.diag([5, 0, 9]), ["a", "b", "c"], tmp_path / "c.png")
-    pixels = read(tmp_path / "c.png")
-    middle = np.nonzero(where(pixels, BRIGHTEST))[1].mean().astype(int)
-    white = (255, 255, 255)
-    assert runs(pixels[:, middle], [DARKEST, white]) == [white, DARKEST, white, DARKEST, white]
 
 
 def heat(values, path, **more):
@@ -170,3 +98,16 @@ assert "matplotlib.figure" in sys.modules
 assert "matplotlib.pyplot" not in sys.modules
 """
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, timeout=120)
+
+
+def test_panels_name_and_colour_a_trial_alike_by_the_first_figure(tmp_path):
+    up = {f"trial {i}": [(s, s / 100 + i / 20) for s in range(0, 100, 10)] for i in range(10)}
+    down = {name: [(step, 1 - value) for step, value in points] for name, points in up.items() if name != "trial 9"}
+    figures.curve_panels({"mIoU": up, "loss": down}, tmp_path / "c.png")
+    pixels = read(tmp_path / "c.png")[:, 100:500]
+    half = len(pixels) // 2
+    first, *others = [np.argwhere(where(pixels, rgb(color), 8))[:, 0] for color in figures.LINES[:-1]]
+    assert first.max() < half, "the best has no points below"
+    above, below = zip(*[(rows[rows < half].mean(), rows[rows > half].mean()) for rows in others], strict=True)
+    assert list(above) == sorted(above)
+    assert list(below) == sorted(below, reverse=True)

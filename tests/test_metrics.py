@@ -8,7 +8,6 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, jaccard_score
 
-from rayseg import metrics
 from rayseg.data import scenes
 from rayseg.errors import DataError
 from rayseg.metrics import ConfusionMatrix, boundary_f1, radius_px
@@ -181,15 +180,6 @@ def test_boundary_f1_of_a_street_is_the_protocols():
     scores = boundary_f1(pred, truth, num_classes=11, threshold=2)
     np.testing.assert_array_equal(scores, [slow_f1(pred, truth, label, 2) for label in range(11)])
     assert (scores < 1).any()
-
-
-def test_distances_are_exact():
-    """OpenCV's faster masks of 3x3 and 5x5 are off from a few pixels on."""
-    edge = np.zeros((120, 160), bool)
-    edge[[17, 90], [140, 33]] = True
-    y, x = np.indices(edge.shape)
-    nearest = np.minimum((y - 17) ** 2 + (x - 140) ** 2, (y - 90) ** 2 + (x - 33) ** 2)
-    np.testing.assert_array_equal(metrics._distance_to(edge), nearest)
 
 
 def test_both_absent_is_one_and_one_absent_is_zero():

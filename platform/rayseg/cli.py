@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from rayseg.commands.analyse import analyse
+from rayseg.commands.report import report
+from rayseg.commands.table import table
 from rayseg.errors import RaysegError, TrainingError, UsageError, nearest
 
 if TYPE_CHECKING:
@@ -37,8 +39,8 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> NoRet
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else command.name
         _fail(f"{error.format_message()} ({where}): see {where} --help", 2)
-    except click.Abort:
-        _fail("interrupted (Ctrl-C): the same command goes on where it can", 130)
+    except click.Abort as error:
+        _fail(f"interrupted (Ctrl-C): {error.__cause__ or 'the same command goes on where it can'}", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
@@ -405,6 +407,8 @@ def predict(run_dir: Path, images: tuple[Path, ...], out: Path) -> None:
 
 
 rayseg.add_command(analyse)
+rayseg.add_command(report)
+rayseg.add_command(table)
 
 
 # --- the local stack ------------------------------------------------------------------------------------------------
@@ -462,12 +466,25 @@ def submit(
 
 
 @rayseg.command()
-def doctor() -> None:
-    """Print versions, disk, devices and the stack: what is wrong and how to mend it."""
-    from rayseg.cluster.doctor import examine
+@click.argument("cluster_file", metavar="[FILE]", required=False, type=folder)
+@click.option("--head-on-spot", is_flag=True, help="With FILE: accept a head that may be taken away.")
+def doctor(cluster_file: Path | None, head_on_spot: bool) -> int:
+    """Print versions, disk, devices and the stack, or what is wrong with a cluster's FILE, and how to mend it."""
+    from rayseg.cluster import clusterfile
+    from rayseg.cluster.doctor import examine, examine_file
 
-    for line in examine():
-        say(line)
+    if cluster_file is None:
+        if head_on_spot:
+            raise UsageError("would be ignored without a cluster's file", "--head-on-spot", "name the file, or drop it")
+        for line in examine():
+            say(line)
+        return 0
+    found = examine_file(cluster_file, head_on_spot=head_on_spot)
+    for finding in found:
+        print(finding, file=sys.stderr if finding.is_error else sys.stdout, flush=True)
+    if not any(finding.is_error for finding in found):
+        say(f"{cluster_file}: nothing is wrong")
+    return clusterfile.exit_code(found)
 
 
 @rayseg.command()

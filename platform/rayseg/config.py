@@ -61,6 +61,8 @@ class TrainConfig(Value):
     on any device ("on") or never. `freeze_norm` keeps batch norm as it is, statistics and weights (GALD's stage on
     coarse labels); `freeze_backbone` what the first so many feature maps are made of, or "all" of it.
 
+    Each evaluation keeps the predicted masks of the `shown_images` hardest images (`train.hardest`); `boundary_scores`
+    adds boundary F-scores and boundary IoU.
     A commit is made after each evaluation, and with `commit_every` after so many steps too: what a kill can cost.
     `on_nan` says what follows a loss or gradient that is not finite (`train.faults`), and `hang_s` how long a worker
     may do nothing before all are started again.
@@ -80,7 +82,8 @@ class TrainConfig(Value):
     sync_norm: Literal["auto", "on", "off"] = "auto"
     freeze_norm: bool = False
     freeze_backbone: Literal["none", "all"] | Annotated[int, Field(ge=1, le=backbones.LEVELS)] = "none"
-    shown_images: Annotated[int, Field(ge=0, le=64)] = 4
+    shown_images: Annotated[int, Field(ge=0, le=64)] = 16
+    boundary_scores: bool = True
     commit_every: Count | None = None
     on_nan: Annotated[str, Field(pattern=r"^(fail|rollback|skip:[1-9]\d{0,5})$")] = "fail"
     hang_s: Annotated[float, Field(gt=0)] = 120.0
@@ -193,7 +196,7 @@ def from_dict(mapping: Mapping[str, Any], where: object = "config") -> RunConfig
 
 _FREE = {"data.loader_threads", "data.shards", "train.workers", "train.log_every", "test.scales", "test.flip"}
 _FREE |= {"train.compile"}  # rounding apart, the same
-_FREE |= {"train.commit_every", "train.on_nan", "train.hang_s"}
+_FREE |= {"train.boundary_scores", "train.shown_images", "train.commit_every", "train.on_nan", "train.hang_s"}
 _FREE |= {"data.decoded_cache", "data.bad_shard", *(f"data.remote.{name}" for name in remotes.Config.model_fields)}
 
 

@@ -1,4 +1,4 @@
-"""Figures: confusion matrices, predictions beside the truth, heat maps of a sweep and training curves, as PNG files.
+"""Figures of a sweep and of a data set: heat maps, training curves, Pareto fronts, augmented samples, as PNG files.
 
 Pure drawing from arrays. Figure objects without pyplot keep no state between calls, and a file's bytes depend on its
 content alone. Matplotlib is imported when something is drawn: it costs a command that draws nothing no time.
@@ -42,64 +42,6 @@ def errors_to_rgb(truth: ArrayLike, prediction: ArrayLike, ignore_index: int) ->
     truth, prediction = np.asarray(truth), np.asarray(prediction)
     verdict = np.where(truth == ignore_index, 2, truth != prediction)
     return np.array([RIGHT, WRONG, IGNORED], np.uint8)[verdict]
-
-
-def confusion_matrix(counts: ArrayLike, class_names: Sequence[str], path: Path, *, title: str = "") -> None:
-    """Draw a confusion matrix (C,C), rows truth, each row in percent, with every class's recall and IoU beside it."""
-    counts = np.asarray(counts, np.float64)
-    rows, both = counts.sum(axis=1), np.diag(counts)
-    share, size = _percent(counts, rows[:, None]), len(class_names)
-    figure = _figure(2.6 + 0.42 * size, 1.5 + 0.36 * size)
-    axes = figure.add_subplot()
-    axes.imshow(share, cmap="viridis", vmin=0, vmax=100, aspect="auto")
-    axes.set_xticks(range(size), class_names, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(size), class_names)
-    axes.set(xlabel="prediction", ylabel="truth")
-    _write_cells(axes, share, [[f"{v:.0f}" if v >= 0.5 else "" for v in row] for row in share], limits=(0, 100))
-    for column, (name, values) in enumerate(
-        {"recall": np.diag(share), "IoU": _percent(both, rows + counts.sum(axis=0) - both)}.items()
-    ):
-        _write_column(axes, size + 0.25 + 1.35 * column, name, [f"{v:.1f}" if v == v else "–" for v in values])
-    _save(figure, path, title and f"{title}\n% of the truth's pixels")
-
-
-def _write_column(axes: Axes, x: float, name: str, texts: Sequence[str]) -> None:
-    for y, text in zip(range(-1, len(texts)), [name, *texts], strict=True):
-        weight = "bold" if y < 0 else "normal"
-        axes.text(x, y + (0.2 if y < 0 else 0), text, ha="center", va="center", fontsize=9, weight=weight)
-
-
-def predictions(
-    images: Sequence[ArrayLike],
-    truths: Sequence[ArrayLike],
-    predictions: Sequence[ArrayLike],
-    card: Card,
-    path: Path,
-    *,
-    titles: Sequence[str] | None = None,
-    title: str = "",
-) -> None:
-    """Draw rows of image, truth, prediction and errors, over a legend of the card's classes.
-
-    Images are (H,W,3) uint8, the rest masks (H,W) with the card's labels; `titles` name the rows.
-    """
-    colors, ignored = [spec.color for spec in card.classes], card.ignore_index
-    height, width = np.asarray(images[0]).shape[:2]
-    panel = 2.0 * height / width
-    legend_lines = -(-(len(colors) + 3) // 6)
-    figure = _figure(8.4, (panel + 0.08) * len(images) + 0.24 * legend_lines + 0.75)
-    grid = figure.subplots(len(images), 4, squeeze=False)
-    for axes, name in zip(grid[0], ("image", "truth", "prediction", "errors"), strict=True):
-        axes.set_title(name, fontsize=10)
-    for i, (image, truth, found) in enumerate(zip(images, truths, predictions, strict=True)):
-        shown = [np.asarray(image), mask_to_rgb(truth, colors, ignored), mask_to_rgb(found, colors, ignored)]
-        for axes, pixels in zip(grid[i], [*shown, errors_to_rgb(truth, found, ignored)], strict=True):
-            axes.imshow(pixels, interpolation="antialiased" if axes is grid[i, 0] else "nearest")
-            axes.set(xticks=[], yticks=[])
-        if titles is not None:
-            grid[i, 0].set_ylabel(titles[i], fontsize=8)
-    _legend(figure, card, [("no label", VOID), ("wrong", WRONG), ("not counted", IGNORED)])
-    _save(figure, path, title)
 
 
 Pair = tuple[ArrayLike, ArrayLike]
@@ -211,19 +153,35 @@ def curves(
     series: Series, path: Path, *, title: str = "", value_name: str = "mIoU", step_name: str = "optimizer step"
 ) -> None:
     """Draw one line per trial, (step, value) points; the eight with the highest last value in colour and named."""
-    figure = _figure(8, 4.5)
-    axes = figure.add_subplot()
-    drawn = {name: np.asarray(points, np.float64) for name, points in series.items() if len(points)}
-    ranked = sorted(drawn, key=lambda name: _last(drawn[name]), reverse=True)
-    for name in ranked[len(LINES) :]:
-        axes.plot(*drawn[name].T, color="0.8", linewidth=1)
-    for name, color in zip(ranked, LINES, strict=False):
-        axes.plot(*drawn[name].T, color=color, linewidth=1.8, marker="o", markersize=3)
-    axes.set(xlabel=step_name, ylabel=value_name)
-    axes.grid(color="0.9", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    _name_ends(axes, {name: drawn[name][-1] for name in ranked[: len(LINES)]}, len(ranked) - len(LINES))
+    curve_panels({value_name: series}, path, title=title, step_name=step_name)
+
+
+def curve_panels(
+    panels: Mapping[str, Series], path: Path, *, title: str = "", step_name: str = "optimizer step"
+) -> None:
+    """Draw curves of several figures under each other, by their names; the first one ranks and colours the trials.
+
+    The eight with the highest last value there are in colour in all, and named once.
+    """
+    figure = _figure(8, 1.5 + 3.0 * len(panels))
+    rows = figure.subplots(len(panels), 1, squeeze=False, sharex=True)[:, 0]
+    ranked: list[str] = []
+    for axes, (value_name, series) in zip(rows, panels.items(), strict=True):
+        drawn = {name: np.asarray(points, np.float64) for name, points in series.items() if len(points)}
+        ranked = ranked or sorted(drawn, key=lambda name: _last(drawn[name]), reverse=True)
+        for name in ranked[len(LINES) :]:
+            if name in drawn:
+                axes.plot(*drawn[name].T, color="0.8", linewidth=1)
+        for name, color in reversed([*zip(ranked, LINES, strict=False)]):
+            if name in drawn:
+                axes.plot(*drawn[name].T, color=color, linewidth=1.8, marker="o", markersize=3)
+        axes.set(ylabel=value_name)
+        axes.grid(color="0.9", linewidth=0.7)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes is rows[0]:
+            _name_ends(axes, {name: drawn[name][-1] for name in ranked[: len(LINES)]}, len(ranked) - len(LINES))
+    rows[-1].set(xlabel=step_name)
     _save(figure, path, title)
 
 
@@ -274,11 +232,6 @@ def _name_ends(axes: Axes, ends: Mapping[str, NDArray[np.float64]], others: int)
     if others > 0:
         below = previous - room
         axes.text(1.015, below, f"{others} more", color="0.5", transform=axes.transAxes, va="center", fontsize=9)
-
-
-def _percent(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
-    part, whole = np.broadcast_arrays(part, whole)
-    return np.divide(100 * part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rayseg.tracking.mlflow_tracker import _client
+from rayseg.tracking import mlflow_run
 
 HERE = Path(__file__).parent
 
@@ -35,13 +35,17 @@ def submitted(stack, checkout, fresh_shell, tiny_shards, home_folder):
 
 
 def test_a_submitted_sweep_can_be_reviewed_in_mlflow(submitted, stack, tmp_path):
-    client = _client(stack.tracking_uri)
+    client = mlflow_run.client(stack.tracking_uri)
     experiment = client.get_experiment_by_name("tiny-scenes").experiment_id
-    runs = {run.info.run_name: run for run in client.search_runs([experiment])}
+    found = client.search_runs([experiment])
+    attempts = [run for run in found if run.data.tags["rayseg.kind"] == "attempt"]
+    runs = {run.info.run_name: run for run in found if run not in attempts}
     parent = runs.pop("main")
     assert len(runs) == 2
     assert parent.info.status == "FINISHED"
     assert {f.path for f in client.list_artifacts(parent.info.run_id)} >= {"ranking.csv", "config.json"}
+    assert {a.data.tags["mlflow.parentRunId"] for a in attempts} == {run.info.run_id for run in runs.values()}
+    assert all(a.data.metrics["end_step"] == 16 and a.info.status == "FINISHED" for a in attempts)
     best = []
     for name, run in runs.items():
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
@@ -51,10 +55,12 @@ def test_a_submitted_sweep_can_be_reviewed_in_mlflow(submitted, stack, tmp_path)
         points = client.get_metric_history(run.info.run_id, "val/miou")
         assert [p.step for p in points] == list(range(2, 17, 2)), name
         paths = {f.path for f in client.list_artifacts(run.info.run_id)}
-        assert paths >= {"config.json", "per_class.csv", "confusion_matrix.png", "predictions.png", "best"}
+        assert paths >= {"config.json", "review", "best"}
+        reviewed = {f.path for f in client.list_artifacts(run.info.run_id, "review")}
+        assert reviewed >= {f"review/{name}" for name in ("per_class.csv", "confusion_matrix.png", "hardest.jpg")}
         weights = {f.path: f.file_size for f in client.list_artifacts(run.info.run_id, "best")}
         assert weights["best/model.safetensors"] > 1_000_000
-        with open(client.download_artifacts(run.info.run_id, "per_class.csv", str(tmp_path))) as file:
+        with open(client.download_artifacts(run.info.run_id, "review/per_class.csv", str(tmp_path))) as file:
             table = list(csv.DictReader(file))
         assert len(table) == 11
         best.append(run.data.metrics["best_miou"])

@@ -95,7 +95,7 @@ def test_asha_stops_the_trials_that_do_not_learn(sweep, tmp_path):
         rates[key] = found.state["config"]["optim"]["lr"]
         summary = read_summary(path / "trials" / key)
         assert summary.status == ("stopped" if summary.step < 16 else "finished")
-        assert (path / "trials" / key / "review" / "predictions.png").exists()
+        assert (path / "trials" / key / "review" / "hardest.jpg").exists()
     best = lines[next(i for i, line in enumerate(lines) if line.startswith("rank")) + 1].split()[1]
     assert rates[best] == 0.05
     assert any("by ASHA" in line and "under the cut" in line for line in lines)

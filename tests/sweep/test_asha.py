@@ -33,7 +33,7 @@ def test_same_decisions_as_tunes_own(seed):
 def test_verdict_says_why():
     asha = Asha(grace_steps=10, max_steps=100, reduction_factor=2)
     asha.judge("a", 10, 0.447)
-    assert str(asha.judge("b", 12, 0.412)) == "stopped at rung 1 by ASHA: 0.412 under the cut 0.447"
+    assert str(asha.judge("b", 12, 0.412)) == "stopped at rung 1 (step 12) by ASHA: mIoU 0.412 under the cut 0.447"
 
 
 def test_the_last_step_is_no_rung():

@@ -29,11 +29,12 @@ class Clock:
 
 
 def search_of(algorithm):
-    fields = {"grace_steps": 10, "reduction_factor": 2} if algorithm == "asha" else {}
+    fields = {"asha": {"grace_steps": 10, "reduction_factor": 2}, "pbt": {"perturb_steps": 20}}.get(algorithm, {})
     settings = {"train.steps": 80, "train.eval_every": 10}
-    preset = Preset(about="a test", recipe="gald/scenes", settings=settings, space=SPACE, algorithm=algorithm, **fields)
+    space = {"optim.lr": choice(0.01, 0.02, 0.03, 0.04)} if algorithm == "pbt" else SPACE
+    preset = Preset(about="a test", recipe="gald/scenes", settings=settings, space=space, algorithm=algorithm, **fields)
     base = base_of(preset, shards="none", settings={})
-    listed = trials(preset, algorithm=algorithm, count=24, shards="none", settings={})
+    listed = [] if algorithm == "pbt" else trials(preset, algorithm=algorithm, count=24, shards="none", settings={})
     return make(preset, algorithm=algorithm, trials=listed, base=base, count=24, num_classes=11), listed
 
 
@@ -63,14 +64,16 @@ class World:
     def fill(self):
         while self.running < self.slots and isinstance(following := self.search.suggest(), Suggestion):
             self.running += 1
-            self.foresight.take(Event("start", following.trial, {}))
-            self.push(3 + 10, "report", following.trial, 10)
+            begun = following.donor.step if following.donor else 0
+            self.foresight.take(Event("start", following.trial, {"step": begun}))
+            self.push(3 + 10, "report", following.trial, begun + 10)
 
     def report(self, trial, step):
         self.steps += 10
         miou = 0.1 * np.log(step) + 0.05 * (trial.number * 7 % 24) / 24 + self.rng.normal(0, 0.01)
         reason = self.search.report(trial.key, {"step": step, "miou": miou, "loss": 1.0})
-        self.foresight.take(Event("result", trial, {"step": step, "miou": miou, "loss": 1.0, "best_miou": miou}))
+        figures = {"step": step, "miou": miou, "loss": 1.0, "best_miou": miou, "ends": reason is not None}
+        self.foresight.take(Event("result", trial, figures))
         if reason or step == 80:
             self.push(2, "stopped" if reason else "finished", trial, step)
         else:
@@ -114,6 +117,18 @@ def test_the_eta_of_a_grid_is_sure_and_right():
     for at, left in world.said[len(world.said) // 3 :]:
         assert left.seconds == pytest.approx(whole - at, rel=0.03, abs=6)
         assert left.sure
+
+
+def test_a_population_is_foreseen_over_its_generations():
+    search, _ = search_of("pbt")
+    clock = Clock()
+    foresight = foreseen(search, clock)
+    world = World(search, foresight, clock, 0)
+    whole = world.run()
+    assert world.steps == foresight.steps == 4 * 80  # four members, whatever they go on from
+    assert foresight.predicted.steps == 4 * 80
+    at, left = world.said[len(world.said) // 3]
+    assert left.seconds == pytest.approx(whole - at, rel=0.1)
 
 
 def test_under_halving_the_eta_is_near_what_comes_and_far_under_the_most(monkeypatch):

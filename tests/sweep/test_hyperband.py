@@ -77,7 +77,7 @@ def test_a_verdict_names_the_bracket():
     first = sorted(band.members[0])
     assert band.judge(first[0], 10, 0.5) is None
     said = str(band.judge(first[1], 10, 0.4))
-    assert said == "stopped at rung 1 by HyperBand's bracket 1: 0.400 under the cut 0.500"
+    assert said == "stopped at rung 1 (step 10) by HyperBand's bracket 1: mIoU 0.400 under the cut 0.500"
 
 
 def test_fixed_trials_start_in_order_and_the_rule_hears_of_each(made):

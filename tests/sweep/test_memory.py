@@ -26,7 +26,7 @@ def sweep_of(space=WINDOWS, algorithm="grid", **settings):
 
 def run_of(trial, base, *, data=DATA, curve=None, name="an earlier run", **tags):
     curve = curve or {40: 0.3, 80: 0.25}
-    own = memory.tags(trial, base, data) | {"stopped": "finished", "rayseg.run_key": name} | tags
+    own = memory.tags(trial, base, data) | {"stopped": "finished: 80 steps", "rayseg.run_key": name} | tags
     return Earlier(f"id of {name}", name, "gald-scenes", own, {"val/miou": curve, "val/latency_ms": {40: 12.5}}, {})
 
 

@@ -67,7 +67,7 @@ def test_a_failed_member_goes_on_from_a_good_one(made):
     first = [search.suggest().trial.key for _ in range(4)]
     assert search.suggest() == "wait"
     for key, miou in zip(first[:3], (0.3, 0.5, 0.4), strict=True):
-        assert "generation 1 of 2 ends at step 40" in search.report(key, {"step": 40, "miou": miou})
+        assert "stopped at step 40 by PBT: generation 1 of 2 is over" in search.report(key, {"step": 40, "miou": miou})
         search.ended(key, "stopped")
     search.ended(first[3], "failed")
     bred = [search.suggest() for _ in range(4)]

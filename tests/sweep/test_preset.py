@@ -21,7 +21,10 @@ ALL = {
     "perturb_steps": 4,
     "rungs": ({"train.steps": 2}, {}),
     "fresh": True,
+    "seeds": 3,
+    "top": 4,
 }
+BESIDE = {"top": {"seeds": 2}}
 
 
 def preset(algorithm, **more):
@@ -33,7 +36,7 @@ def preset(algorithm, **more):
 def test_every_number_is_read_or_refused(algorithm):
     for field, value in ALL.items():
         if field in READ[algorithm]:
-            assert getattr(preset(algorithm, **{field: value}), field) == value
+            assert getattr(preset(algorithm, **{field: value} | BESIDE.get(field, {})), field) == value
         else:
             says = re.escape(f"{field} = {value} would be ignored with algorithm = {algorithm}")
             with pytest.raises(UsageError, match=says):
@@ -81,7 +84,7 @@ def test_another_algorithm_keeps_what_it_reads():
 
 
 def test_what_is_unread_is_all_the_rest():
-    assert unread("grid") == {"trials", *ALL} - {"objectives"}
+    assert unread("grid") == {"trials", *ALL} - {"objectives", "top", "seeds"}
     assert "trials" not in unread("random")
 
 

@@ -181,6 +181,16 @@ def test_halving_that_stops_nothing_is_refused(made):
         made("asha", trials=4, grace_steps=80).search()
 
 
+def test_the_first_rung_is_the_first_evaluation_where_no_other_is_given(made):
+    made_so = made("asha", trials=4, reduction_factor=2)  # evaluated every 10 steps, of 80
+    assert made_so.search().rule.steps() == [10, 20, 40]
+    assert made("asha", trials=4, reduction_factor=2, grace_steps=20).search().rule.steps() == [20, 40]
+
+
+def test_a_population_is_compared_at_each_evaluation_where_nothing_else_is_given(made):
+    assert made("pbt", population=4).search().generations == 8  # of 80 steps, evaluated every 10
+
+
 # --- quality: pairs over seeds, so that luck with the surface cancels out -------------------------------------------
 
 

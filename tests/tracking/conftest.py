@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import pytest
 
-from rayseg.tracking.mlflow_tracker import _client
+from rayseg.tracking import mlflow_run
 from rayseg.tracking.server import healthy, server_command
 
 Fate = Literal["pass", "refuse", "lose"]
@@ -64,7 +64,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def client(server: Server) -> Any:
-    return _client(server.uri)
+    return mlflow_run.client(server.uri)
 
 
 class Proxy:

@@ -24,8 +24,8 @@ import psutil
 import pytest
 
 from rayseg.errors import ClusterError
+from rayseg.tracking.mlflow_run import MlflowRun
 from rayseg.tracking.mlflow_tracker import (
-    MlflowRun,
     RunIdentity,
     healthy,
     open_tracker,

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 
 from rayseg.errors import CheckpointError, ClusterError, UsageError
 from rayseg.tracking.identity import RunIdentity, read_identity, write_identity
+from rayseg.tracking.names import valid_name
 from rayseg.tracking.redact import redact
 from rayseg.tracking.replay import BATCH_POINTS, batches
-from rayseg.tracking.spool import SpoolTracker, read_lines, valid_name
+from rayseg.tracking.spool import SpoolTracker, read_lines
 
 
 def contents(run_dir: Path) -> list[dict[str, Any]]:
@@ -118,7 +119,7 @@ def test_a_torn_end_costs_only_itself(tmp_path: Path, torn: bytes) -> None:
     tracker.metrics({"loss": 3.0}, 2)
     read = [line.content for line in read_lines(tmp_path)]
     assert [line and line["step"] for line in read] == [1, None, 2]
-    assert [batch.kind for batch in batches(read_lines(tmp_path))] == ["metrics", "damaged", "metrics"]
+    assert [batch.kind for batch in batches(read_lines(tmp_path))] == ["values", "damaged", "values"]
 
 
 def test_a_killed_writer_loses_no_line_that_it_was_told_of(tmp_path: Path) -> None:
@@ -221,7 +222,9 @@ def test_batches_keep_the_order_and_the_limit(plan: list[int | str | None]) -> N
     assert ends == sorted(set(ends))
     assert ends[-1:] == [len(plan)][: len(plan)]
     for batch in found:
-        assert len(batch.contents) == 1 or sum(len(c["values"]) for c in batch.contents) <= BATCH_POINTS
+        points = sum(len(c["values"]) for c in batch.contents if c["kind"] == "metrics")
+        tags = sum(c["kind"] == "tag" for c in batch.contents)
+        assert len(batch.contents) == 1 or (batch.kind == "values" and points <= BATCH_POINTS and tags <= 50)
 
 
 SECRETS = {

@@ -91,9 +91,9 @@ def test_what_a_run_leaves(run_config, tmp_path):
     assert (summary.status, summary.step, tracker.status) == ("finished", 6, "FINISHED")
     names = {(folder, name) for folder, name, size in tracker.files if size}
     assert names >= {
-        ("", "per_class.csv"),
-        ("", "confusion_matrix.png"),
-        ("", "predictions.png"),
+        ("review", "per_class.csv"),
+        ("review", "confusion_matrix.png"),
+        ("review", "hardest.jpg"),
         ("best", "model.safetensors"),
     }
     counts = np.load(review.best_commit(tmp_path).path / "evaluation.npz")["counts"]

@@ -99,8 +99,10 @@ def test_no_time_for_a_first_evaluation_is_said_in_one_line(config, tmp_path, ha
 
 
 def test_images_of_an_evaluation(config):
-    assert images_of(config, 101) == 101 + 4  # four are shown, and predicted once more for that
-    few = config.model_copy(update={"data": config.data.model_copy(update={"val_samples": 3})})
+    assert images_of(config, 101) == 101
+    two = config.model_copy(update={"train": config.train.model_copy(update={"workers": 2})})
+    assert images_of(two, 101) == 101 + config.train.shown_images  # which the first worker may predict once more
+    few = two.model_copy(update={"data": config.data.model_copy(update={"val_samples": 3})})
     assert images_of(few, 101) == 3 + 3
 
 

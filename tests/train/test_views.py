@@ -118,6 +118,36 @@ def test_any_subset_of_scales_is_the_mean_of_its_members(image, scales):
     assert torch.allclose(found, torch.stack(each).mean(0), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("window", [None, (10, 14)])
+@pytest.mark.parametrize("scales", [(1.0,), (0.5, 1.0, 2.0)])
+def test_any_subset_of_scales_windows_and_mirrors(image, scales, window, flip):
+    """Each of the eight against windows averaged pixel by pixel, and maps resized and averaged here."""
+    total = 0
+    for scale in scales:
+        size = (round(23 * scale), round(31 * scale))
+        scaled = functional.interpolate(image, size, mode="bilinear")
+        found = naive_windows(Contextual(), scaled, window or size, (2, 3), flip)
+        total = total + functional.interpolate(found, (23, 31), mode="bilinear")
+    config = ViewConfig(scales=scales, flip=flip, window_px=window)
+    found = views.scores(Contextual(), image, config)
+    single = config == ViewConfig()  # the logits as they are
+    assert torch.allclose(found.softmax(1) if single else found, total / len(scales), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("stride", [2 / 3, 0.25, 1.0])
+@pytest.mark.parametrize("window", [(5, 9), (23, 10), (22, 30)])
+def test_windows_and_the_whole_agree_for_a_model_that_sees_single_pixels(image, window, stride):
+    """What lies outside a window cannot matter to it, so any windows give the whole image's answer."""
+    generator = torch.Generator().manual_seed(2)
+    weight = torch.randn(4, 3, 1, 1, dtype=torch.float64, generator=generator)
+    model = nn.Module()
+    model.forward = lambda x: {"main": functional.conv2d(x, weight)}
+    whole = views.scores(model, image, ViewConfig()).softmax(1)
+    found = views.scores(model, image, ViewConfig(window_px=window, stride=stride))
+    assert torch.allclose(found, whole, rtol=0, atol=1e-13)
+
+
 @pytest.mark.parametrize("window", [(23, 31), (24, 31), (400, 400)])
 @pytest.mark.parametrize("scales", [(1.0,), (0.5, 1.0)])
 def test_a_window_that_covers_the_image_is_the_whole_image(image, window, scales):
@@ -266,7 +296,7 @@ def test_evaluation_counts_what_the_views_predict(run_config, tmp_path):
         seen = sample.mask != shards.ignore_index
         np.add.at(counts, (sample.mask[seen], label.numpy()[seen]), 1)
     assert np.abs(counts - result.confusion.counts).sum() <= 4  # a pixel of 15360 where two classes tie
-    assert set(result.shown) == {0, 4}
+    assert len(result.shown) == 2
 
 
 def test_what_is_free_and_what_decides_a_run(run_config):

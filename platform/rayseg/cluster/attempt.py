@@ -9,6 +9,8 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rayseg.cluster import standing
+from rayseg.cluster.choosing import Choosing
 from rayseg.cluster.connect import cluster_resources, ray_session
 from rayseg.cluster.launch import Job
 from rayseg.cluster.planning import Planner, stand_ins
@@ -17,6 +19,7 @@ from rayseg.errors import ClusterError
 from rayseg.schema import to_dict
 from rayseg.sweep import memory
 from rayseg.sweep.board import Event
+from rayseg.sweep.finals import is_further
 from rayseg.sweep.foresight import Foresight
 from rayseg.sweep.journal import Journal, Story
 from rayseg.sweep.live import Tell, telling
@@ -24,6 +27,7 @@ from rayseg.sweep.play import Waiting
 from rayseg.sweep.recorded import Recorded
 from rayseg.sweep.search import Search
 from rayseg.sweep.trial import Trial, built, labels
+from rayseg.tracking import NullTracker, Tracker
 from rayseg.tracking.mlflow_tracker import RunIdentity
 from rayseg.train import commit
 
@@ -42,6 +46,7 @@ class Sweeping(NamedTuple):
     num_classes: int
     concurrent: int | None
     planner: Planner
+    tracker: Tracker = NullTracker()
 
 
 class Attempt:
@@ -69,16 +74,12 @@ class Attempt:
         folder, parent = self.sweeping.folder, self.sweeping.parent
         named = labels(trial.point)
         searched = {f"searched.{named[name]}": str(value) for name, value in trial.point.items()}
-        donor = self.search.suggestions[trial.key].donor
-        plan = self.sweeping.planner.plan
-        # What went on from another trial's weights is no result of its point alone.
-        origin = {"donor": f"{donor.key}@{donor.step}"} if donor else memory.tags(trial, plan.base, plan.data)
         identity = RunIdentity(
             experiment=parent.experiment,
             run_key=f"{folder.name}/{trial.key}",
             run_name=f"{trial.number:03d}-{trial.key}",
             parent_key=parent.run_key,
-            tags={"rayseg.kind": "trial"} | searched | origin,
+            tags={"rayseg.kind": "trial"} | searched | self._origin(trial),
         )
         return Job(
             config=to_dict(trial.config),
@@ -88,6 +89,23 @@ class Attempt:
             threads=self.threads,
             pause=str(folder / PAUSE),
         )
+
+    def _origin(self, trial: Trial) -> dict[str, str]:
+        """Give the tags that say where a trial comes from, and whether a later sweep may take it for its own."""
+        suggestion, plan = self.search.suggestions[trial.key], self.sweeping.planner.plan
+        tags = memory.tags(trial, plan.base, plan.data)
+        if suggestion.donor is not None:  # what went on from other weights is no result of its point alone
+            tags = {"donor": f"{suggestion.donor.key}@{suggestion.donor.step}"}
+        elif is_further(suggestion):  # nor is another seed a point of the same family
+            tags = {name: tags[name] for name in (memory.DATA, memory.CONFIG)}
+        tags |= {"finals": "true", "finalist": suggestion.final} if suggestion.final else {}
+        return tags | ({"began": suggestion.note} if suggestion.note else {})
+
+    def choosing(self, concurrent: int = 1) -> Choosing:
+        """Give what chooses the images that all trials are shown on."""
+        plan = self.sweeping.planner.plan
+        count = plan.base.trial(0, {}).config.train.shown_images
+        return Choosing(self.sweeping.folder, self.search, plan.val_set, count=count, concurrent=concurrent)
 
     def left(self) -> dict[str, int]:
         """Count the steps that each trial known by now still has to do, from its newest commit's name."""
@@ -111,13 +129,13 @@ def run_attempt(
     """
     with closing(Journal(sweeping.folder)) as journal:
         recorded = Recorded(search, journal)
-        if story is None:
-            journal.write("plan", sweeping.plan)
-        else:
+        if story is None or story.plan["options"].get("seeds") != sweeping.plan["options"].get("seeds"):
+            journal.write("plan", sweeping.plan)  # again where finals are newly asked for: the last one stands
+        if story is not None:
             recorded.resume(story)
         attempt = Attempt(sweeping, recorded, made, show)
         if story is not None:
-            over, known = len(recorded.outcomes), len(made) or len(recorded.suggestions)
+            over, known = len(recorded.outcomes), max(len(made), len(recorded.suggestions))
             show(f"resuming: {over} of {known} trials are over, {known - over} to go")
         if not recorded.exhausted():
             _run(attempt, story)
@@ -131,7 +149,9 @@ def _run(attempt: Attempt, story: Story | None) -> None:
 
         resources = room_for(first, cluster_resources(), attempt.sweeping.concurrent)
         attempt.threads = resources.cpus_per_worker
-        with _telling(attempt, resources, story) as tell:
+        with _telling(attempt, resources, story) as shown:
+            tell = standing.following(shown, attempt.search, attempt.sweeping.tracker, story)
+            tell = attempt.choosing(resources.concurrent).following(tell)
             for known, _, run in attempt.sweeping.planner.plan.known:
                 tell(Event("known", known.trial, {"miou": known.figures["miou"], "reason": run}))
             watch = Watch(attempt.search, attempt.job_of, tell, pause=_pause(attempt))
@@ -155,18 +175,19 @@ def _telling(attempt: Attempt, resources: Resources, story: Story | None) -> Abs
     """Make what hears of every event: a live table on a terminal, else lines."""
     left, made = attempt.left(), attempt.made
     many = f"{len(left)} trials" if made else "trials as the search names them"
+    known_before = bool(made) and attempt.sweeping.planner.plan.preset.seeds is None
     attempt.show(f"running {many}, {resources.concurrent} at a time, {resources.workers} worker(s) each")
     best = max(((r.miou, r.key) for r in story.results), default=None) if story else None
     waiting = [Waiting(s.trial, s.trial.config.train.steps - left[s.trial.key]) for s in attempt.search.open()]
     foresight = attempt.sweeping.planner.foresight(attempt.search.search, resources, waiting)
     attempt.foresight = foresight
     return telling(
-        made or attempt.trials(),
+        list({trial.key: trial for trial in [*made, *attempt.trials()]}.values()),
         left=left,
         best=best,
         show=attempt.show,
         title=attempt.sweeping.folder.name,
-        total=(len(made) or len(attempt.search.outcomes) + foresight.trials())
+        total=(len(made) if known_before else len(attempt.search.outcomes) + foresight.trials())
         + len(attempt.sweeping.planner.plan.known),
         foresight=foresight,
     )

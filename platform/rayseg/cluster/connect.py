@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rayseg.cluster import home
+from rayseg.cluster import capacity, home
 from rayseg.errors import ClusterError
 
 QUIET = {
@@ -72,10 +72,10 @@ def ray_session(*, num_cpus: int | None = None, dashboard: bool = False) -> Iter
 
 
 def cluster_resources() -> dict[str, float]:
-    """Give the cluster's total resources by name."""
+    """Give the cluster's total resources by name, once it has grown to all that it may have."""
     import ray
 
-    return dict(ray.cluster_resources())
+    return capacity.grown(ray.cluster_resources())
 
 
 def _close_sockets_to_others() -> None:

@@ -1,13 +1,16 @@
-"""`rayseg doctor`: versions, devices, disk and the stack; what is wrong is said with its fix."""
+"""`rayseg doctor`: versions, devices, disk and the stack, or a cluster's file; what is wrong is said with its fix."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import platform
 import shutil
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
-from rayseg.cluster import home, stack
+from rayseg.cluster import clusterfile, home, stack
+from rayseg.cluster.clusterfile import Finding
 from rayseg.errors import ClusterError
 
 FLOORS = {"ray": "2.56", "torch": "2.10", "pillow": "12.3", "mlflow": "3.17.2", "pyarrow": "14.0.1"}
@@ -37,6 +40,32 @@ def examine() -> Iterator[str]:
     if wrong:
         raise ClusterError("; ".join(wrong), "doctor", "run `make setup` again, or make room")
     yield "nothing is wrong"
+
+
+def examine_file(path: Path, *, head_on_spot: bool = False) -> list[Finding]:
+    """List what is to say about a cluster's file, and about the files here that it sends to the nodes.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    found = clusterfile.read(path)
+    listed = clusterfile.examine(found, str(path), head_on_spot=head_on_spot)
+    mounts = found.get("file_mounts") if isinstance(found, dict) else None
+    return listed + [each.within(str(path)) for each in _sources(mounts if isinstance(mounts, dict) else {})]
+
+
+def _sources(mounts: Mapping[str, object]) -> Iterator[Finding]:
+    """Check that what is to be mounted is there, and that nobody else reads the secrets among it."""
+    for place, source in mounts.items():
+        here, where = Path(str(source)).expanduser(), f"file_mounts.{place}"
+        secret = any(word in here.name for word in ("token", "password", "secret"))
+        if not here.exists():
+            fix = (
+                f"make it: (umask 077; openssl rand -hex 32 > {source})" if secret else "begin in the repository's root"
+            )
+            yield Finding(clusterfile.CLUSTER, f"there is no {source}", where, fix)
+        elif secret and stat.S_IMODE(here.stat().st_mode) & 0o077:
+            yield Finding(clusterfile.CLUSTER, f"others may read {source}", where, f"chmod 600 {source}")
 
 
 def _numbers(version: str) -> tuple[int, ...]:

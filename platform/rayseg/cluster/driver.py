@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import Field
 
 from rayseg import recipe
-from rayseg.cluster import home, ranking
+from rayseg.cluster import champion, finals, home, pictures, ranking, standing
 from rayseg.cluster.attempt import Attempt, Sweeping, run_attempt
 from rayseg.cluster.planning import Planner
 from rayseg.cluster.recall import recalled
@@ -19,14 +21,16 @@ from rayseg.data.reader import ShardSet, open_shards
 from rayseg.errors import CheckpointError, UsageError
 from rayseg.schema import Value, parse, to_dict
 from rayseg.sweep import memory, searches, table
+from rayseg.sweep.finals import is_further
 from rayseg.sweep.journal import Story, tell
 from rayseg.sweep.memory import Remembered
 from rayseg.sweep.preset import Objective
 from rayseg.sweep.search import Search
 from rayseg.sweep.space import AnyDimension
-from rayseg.sweep.trial import Algorithm, Base, Built, Preset, Sweep, Trial, base_of, built, trials, unread
+from rayseg.sweep.trial import Algorithm, Base, Built, Preset, Sweep, Trial, base_of, built, short, trials, unread
 from rayseg.tracking import Tracker
 from rayseg.tracking.mlflow_tracker import identity_for, open_tracker, replay, review_url, unsynced
+from rayseg.train import attempts, inputs
 
 Show = Callable[[str], None]
 
@@ -46,6 +50,8 @@ class Options(Value):
     name: str | None = None
     resume: bool = False
     concurrent: int | None = None
+    top: Annotated[int, Field(ge=2)] | None = None
+    seeds: Annotated[int, Field(ge=2)] | None = None
 
 
 class Plan(NamedTuple):
@@ -56,6 +62,7 @@ class Plan(NamedTuple):
     search: Search
     made: list[Trial]
     base: Base
+    train_set: ShardSet
     val_set: ShardSet
     data: str
     known: list[Remembered]
@@ -92,6 +99,10 @@ def run_sweep(sweep: Sweep, options: Options, *, show: Show = print) -> list[tab
             "its trials are not the ones this version draws", folder, "go on with the version that began it"
         )
     show(f"sweep {folder.name}: {plan.preset.about}")
+    if changed := _changed(options):
+        show(f"changed: {changed}")
+    if plan.preset.seeds is not None:
+        show(f"then finals: the best {plan.preset.top} with {plan.preset.seeds} seeds each, their own included")
     if plan.made:
         show_proof(built(plan.made, plan.num_classes), show)
     with holding(folder):
@@ -109,7 +120,7 @@ def planned(sweep: Sweep, options: Options, show: Show, *, story: Story | None =
     preset = sweep.preset(options.preset).under(options.algorithm)
     shards = home.shards_of(options.dataset or recipe.load(preset.recipe).dataset, options.shards, show)
     algorithm, count = preset.algorithm, options.trials or preset.trials
-    preset = _aiming(preset, algorithm, options.objectives)
+    preset = _deciding(_aiming(preset, algorithm, options.objectives), options)
     if ignored := [name for name in options.settings if preset.rungs and all(name in rung for rung in preset.rungs)]:
         raise UsageError(f"{ignored[0]} would be ignored: every rung of the ladder sets it", "--set", "drop it")
     chosen: Mapping[str, Any] = {"shards": shards, "settings": options.settings, "search": options.search}
@@ -131,7 +142,7 @@ def planned(sweep: Sweep, options: Options, show: Show, *, story: Story | None =
         num_classes=val_set.num_classes,
         known=[each.known for each in known],
     )
-    return Plan(preset, algorithm, search, made, base, val_set, digest, known)
+    return Plan(preset, algorithm, search, made, base, train_set, val_set, digest, known)
 
 
 def _aiming(preset: Preset, algorithm: Algorithm, objectives: tuple[Objective, ...] | None) -> Preset:
@@ -148,14 +159,38 @@ def _aiming(preset: Preset, algorithm: Algorithm, objectives: tuple[Objective, .
     return preset.model_copy(update={"objectives": objectives})
 
 
+def _deciding(preset: Preset, options: Options) -> Preset:
+    """Give the preset the finals that were asked for.
+
+    Raises:
+        UsageError: there are none in which these would count.
+    """
+    asked = {name: value for name in ("top", "seeds") if (value := getattr(options, name)) is not None}
+    if asked and "seeds" in unread(preset.algorithm):
+        what = f"would be ignored with --algorithm {preset.algorithm}: its members go on from each other"
+        raise UsageError(what, f"--{next(iter(asked))}", "drop it, or use another algorithm")
+    if asked and "seeds" not in asked and preset.seeds is None:
+        raise UsageError("would be ignored without --seeds", "--top", "give both: --seeds 3")
+    return preset.model_copy(update=asked)
+
+
+def _changed(options: Options) -> str:
+    """Say what of the preset the command line replaced."""
+    plain = {name: getattr(options, name) for name in ("dataset", "algorithm", "trials")}
+    said = [f"{name} {value}" for name, value in plain.items() if value is not None]
+    said += [f"{name}={short(value)}" for name, value in options.settings.items()]
+    return ", ".join([*said, *(f"{name} is searched" for name in options.search)])
+
+
 def _resumed(options: Options, story: Story) -> Options:
-    """Take the sweep's own options; where its shards lie now, and how much runs at once, may change."""
+    """Take the sweep's own options, but where its shards lie, how much runs at once, and finals if it had none."""
     before = parse(Options, story.plan["options"], "the sweep's journal")
-    for field in ("dataset", "algorithm", "trials", "settings", "search", "objectives", "warm_start"):
+    for field in ("dataset", "algorithm", "trials", "settings", "search", "objectives", "warm_start", "top", "seeds"):
         given, was = getattr(options, field), getattr(before, field)
-        if given and given != was:
+        later = field in ("top", "seeds") and before.seeds is None  # finals may be asked for when the rest is seen
+        if given and given != was and not later:
             raise UsageError(f"{field} = {given} at a resume, the sweep has {was}", "--resume", "leave it out")
-    free = {"shards": options.shards or before.shards, "concurrent": options.concurrent or before.concurrent}
+    free = {name: getattr(options, name) or getattr(before, name) for name in ("shards", "concurrent", "top", "seeds")}
     return before.model_copy(update={"resume": True, **free})
 
 
@@ -169,17 +204,21 @@ def _run(
     parent = identity_for(folder, folder.name, f"{sweep.name}-{plan.card}", tags)
     tracker = open_tracker(folder, parent, uri)
     tracker.config(_shown(options, plan))
+    standing.begin(tracker, resumed=story is not None)
+    inputs.tell(tracker, plan.train_set, plan.val_set)
     plain = options.model_dump(mode="json", exclude={"resume", "name"})
     told: dict[str, Any] = {"options": plain, "sweep": sweep.name, "keys": [t.key for t in plan.made]}
+    told["picture"] = sweep.picture
     told |= {"known": memory.plain(plan.known)} if plan.known else {}
     planner = Planner(sweep, options, plan, began)
-    sweeping = Sweeping(folder, parent, uri, told, plan.num_classes, options.concurrent, planner)
+    sweeping = Sweeping(folder, parent, uri, told, plan.num_classes, options.concurrent, planner, tracker)
     try:
         attempt = run_attempt(sweeping, plan.search, plan.to_run(), story, show=show)
     except BaseException as error:
+        tracker.tag("stopped", "paused" if isinstance(error, KeyboardInterrupt) else attempts.in_words(error))
         tracker.close("KILLED")
         if isinstance(error, KeyboardInterrupt):
-            show(f"interrupted; go on with --resume --name {folder.name}")
+            raise KeyboardInterrupt(f"go on with --resume --name {folder.name}") from None
         raise
     return _finish(sweep, attempt, sweeping, tracker, show)
 
@@ -190,34 +229,52 @@ def _shown(options: Options, plan: Plan) -> dict[str, Any]:
     chosen = {"algorithm": algorithm, "settings": preset.settings | options.settings}
     counted = len(plan.made) or options.trials or preset.trials
     plain = to_dict(preset.model_copy(update=chosen | {"trials": counted})) | {"dataset": plan.card}
-    ignored = unread(algorithm)
+    ignored = unread(algorithm) | ({"top", "seeds"} if preset.seeds is None else set())
     return {name: value for name, value in plain.items() if name not in ignored}
 
 
 def _finish(sweep: Sweep, attempt: Attempt, sweeping: Sweeping, tracker: Tracker, show: Show) -> list[table.Row]:
     plan = sweeping.planner.plan
-    rows = table.ranked(
-        [
-            *(
-                table.Row(trial, ranking.close(attempt.job_of(trial), attempt.search.outcomes[trial.key], show))
-                for trial in attempt.trials()
-            ),
-            *(table.Row(r.known.trial, memory.summary(r.known, plan.num_classes), r.run) for r in plan.known),
-        ]
-    )
-    ranking.publish(sweep, rows, sweeping.folder, tracker, objectives=plan.preset.objectives, show=show)
+    attempt.choosing().choose()
+    rows = _rows(attempt, plan, show)
+    suggestions = attempt.search.suggestions
+    points = [row for row in rows if row.run or not is_further(suggestions[row.trial.key])]
+    ranking.publish(sweep, points, sweeping.folder, tracker, objectives=plan.preset.objectives, show=show)
+    pictures.publish(attempt, rows, tracker, show)
     for line in attempt.search.search.closing():
         show(line)
+    judged = finals.judge(attempt, rows, show)
+    if judged is not None:
+        champion.propose(attempt, judged, tracker)
     if attempt.foresight is not None:
         show(attempt.foresight.verdict())
+    tracker.tag("stopped", standing.ended(attempt.search))
     tracker.close("FINISHED" if rows and rows[0].summary else "FAILED")
     if sweeping.uri:
         reports = [replay(folder, sweeping.uri) for folder in unsynced(sweeping.folder)]
         if behind := [report.error for report in reports if report.error]:
             show(f"warning: MLflow does not have all of it yet ({behind[0]}); `rayseg up` brings the rest")
+    if judged is not None and judged.winner:
+        champion.register(sweeping, show)
+    if sweeping.uri:
         show(f"review it at {review_url(sweeping.uri, experiment=sweeping.parent.experiment)}")
     ranking.refuse_empty(rows, sweeping.folder)
-    return rows
+    return points
+
+
+def _rows(attempt: Attempt, plan: Plan, show: Show) -> list[table.Row]:
+    """Close every trial, and rank them with those that earlier sweeps ran; what was run again counts as it ran here."""
+    search = attempt.search
+    run = [
+        table.Row(trial, ranking.close(attempt.job_of(trial), search.outcomes[trial.key], show))
+        for trial in attempt.trials()
+    ]
+    known = [
+        table.Row(r.known.trial, memory.summary(r.known, plan.num_classes), r.run)
+        for r in plan.known
+        if r.known.trial.key not in search.suggestions
+    ]
+    return table.ranked([*run, *known])
 
 
 def show_proof(proof: list[Built], show: Show) -> None:

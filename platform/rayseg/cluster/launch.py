@@ -74,7 +74,7 @@ def _wind_up(run_dir: Path, error: RaysegError, tracker: Tracker, log: TextIO) -
     with suppress(OSError, RaysegError):
         print(f"error: {error}", file=log)
     with suppress(OSError, RaysegError):
-        tracker.tag("stopped", str(error))
+        tracker.tag("stopped", f"failed: {error.what}")
         tracker.close("FAILED")
 
 

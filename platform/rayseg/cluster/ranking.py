@@ -13,7 +13,7 @@ from rayseg.sweep.journal import Outcome
 from rayseg.sweep.preset import Sweep
 from rayseg.tracking import Tracker
 from rayseg.tracking.mlflow_tracker import open_tracker
-from rayseg.train import review
+from rayseg.train import attempts, review
 
 Show = Callable[[str], None]
 
@@ -21,16 +21,18 @@ Show = Callable[[str], None]
 def close(job: Job, outcome: Outcome, show: Show) -> review.Summary | None:
     """Give the trial's summary; one whose process died after it was over is closed here, from its newest commit.
 
-    A failed trial has none, so that a resume runs it again.
+    A failed trial has none, so that a resume runs it again. What a killed process left open at the tracker is closed.
     """
     run_dir = Path(job.run_dir)
     try:
         summary = review.read_summary(run_dir)
-        if summary is None:
-            tracker = open_tracker(run_dir, job.identity, None)
-            summary = review.adopt(run_dir, tracker) if outcome != "failed" else None
-            if summary is None:
-                tracker.close("FAILED")
+        tracker = open_tracker(run_dir, job.identity, None)
+        attempts.bury(run_dir, tracker)
+        if summary is not None:
+            tracker.close("FINISHED")
+        elif outcome == "failed" or (summary := review.adopt(run_dir, tracker)) is None:
+            tracker.tag("stopped", review.given_up(run_dir) or "failed before its first evaluation")
+            tracker.close("FAILED")
         return summary
     except RaysegError as error:
         show(f"warning: trial {run_dir.name} cannot be closed: {error}")
@@ -48,7 +50,9 @@ def publish(
     if best is None:
         show("no trial came to an evaluation")
         return
-    tracker.metrics({"best_miou": best.best_miou, "trials": len(rows)}, best.best_step)
+    # Over the updates of all trials: a sweep that goes on and finds a better one writes a further point.
+    updates = sum(row.summary.step for row in rows if row.summary)
+    tracker.metrics({"best_miou": best.best_miou, "trials": len(rows)}, updates)
     tracker.tag("best_trial", rows[0].trial.key)
     if len(objectives) > 1:
         _draw_front(rows, objectives, folder / "pareto.png", tracker, show)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayseg.cluster import launch
 from rayseg.cluster.desk import Desk, Event
@@ -105,7 +106,7 @@ class There:
     """
 
     def __init__(self, resources: Resources, storage: Path) -> None:
-        self._desk: Any = ray.remote(Desk).options(num_cpus=0).remote(resources.workers)
+        self._desk: Any = ray.remote(Desk).options(num_cpus=0, scheduling_strategy=_here()).remote(resources.workers)
         self._over = True
         self._report: int | None = None
         self._fault: BaseException | None = None
@@ -210,6 +211,11 @@ def _runtime(desk: Any, number: int, job: Job, at: TrainWorker) -> TrialRuntime:
         return bool(ray.get(desk.report.remote(number, figures)))
 
     return TrialRuntime(Path(job.run_dir), at, tell, pause=Path(job.pause) if job.pause else None)
+
+
+def _here() -> NodeAffinitySchedulingStrategy:
+    """Say where a desk is: on the slot's own node, the head, which no spot price takes away."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def last_line(error: BaseException) -> str:

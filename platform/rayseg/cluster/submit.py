@@ -126,7 +126,7 @@ def _send(client: JobSubmissionClient, command: Sequence[str], upload: Path | No
     with tempfile.TemporaryDirectory() as folder:
         if upload is not None:
             package = Path(folder) / "working_dir.zip"
-            size = pack(upload, package)
+            size = pack(upload, package, lambda line: print(line, flush=True))
             print(f"uploading {upload} ({size / 2**20:.1f} MiB zipped)", flush=True)
             runtime_env["working_dir"] = str(package)
         return str(client.submit_job(entrypoint=shlex.join(command), runtime_env=runtime_env))

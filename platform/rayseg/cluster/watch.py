@@ -19,9 +19,8 @@ from rayseg.sweep.recorded import Recorded
 from rayseg.sweep.search import Suggestion
 from rayseg.sweep.trial import Trial
 from rayseg.train import commit
-from rayseg.train.review import EVALUATION, read_summary
+from rayseg.train.review import EVALUATION, GIVEN_UP, give_up, read_summary
 
-"""What a commit says of its evaluation; the latency is that of the best one."""
 WRITTEN_S = 30.0
 """So long a commit may take from its report to the disk."""
 
@@ -88,7 +87,8 @@ class Watch:
                 raise RuntimeError("the search waits, and nothing runs that it could wait for")
             return answer
         job = self._job(answer)
-        (Path(job.run_dir) / FAILED).unlink(missing_ok=True)
+        for name in (FAILED, GIVEN_UP):
+            (Path(job.run_dir) / name).unlink(missing_ok=True)
         return job
 
     def _job(self, suggestion: Suggestion) -> Job:
@@ -108,26 +108,34 @@ class Watch:
 
     def start(self, key: str) -> None:
         """Tell that a trial starts."""
-        self.say(Event("start", self._trial(key), {"note": self.search.suggestions[key].note}))
+        suggestion = self.search.suggestions[key]
+        begun = suggestion.donor.step if suggestion.donor else 0
+        self.say(Event("start", suggestion.trial, {"note": suggestion.note, "step": begun}))
 
     def result(self, key: str, figures: Mapping[str, Any]) -> str | None:
         """Take in a report, after those that a dead worker committed and never told; say why the trial should stop."""
         run_dir = Path(self._jobs[key].run_dir)
         for each in [*missed(run_dir, self.search.heard.get(key, 0), figures["step"]), figures]:
             self._report(key, each)
-        return self.search.stops.get(key)
+        if (reason := self.search.stops.get(key)) is not None:
+            give_up(run_dir, reason)
+        return reason
 
     def _report(self, key: str, figures: Mapping[str, Any]) -> None:
         if figures["step"] > self.search.heard.get(key, 0):
             # No search looks at one class, and the journal would be mostly that.
             self.search.report(key, {k: v for k, v in figures.items() if not k.startswith("iou/")})
-            self.say(Event("result", self._trial(key), {"loss": math.nan, **figures}))
+            ends = key in self.search.stops
+            self.say(Event("result", self._trial(key), {"loss": math.nan, **figures, "ends": ends}))
 
     def end(self, key: str, *, failed: bool, note: str = "") -> None:
         """Take in how a trial ended."""
         run_dir = Path(self._jobs[key].run_dir)
         failed = failed or fault_of(run_dir) is not None
         reason = "; ".join(filter(None, [_fault(run_dir), note])) if failed else ""
+        if failed:
+            fault = fault_of(run_dir)
+            give_up(run_dir, f"failed: {fault.what if fault else reason}")
         outcome = self.search.end(key, failed=failed, reason=reason)
         self.say(Event(outcome, self._trial(key), {"reason": reason or self.search.stops.get(key, "")}))
 
@@ -139,6 +147,8 @@ class Watch:
             for figures in missed(Path(job.run_dir), self.search.heard.get(key, 0)):
                 if key not in self.search.stops:
                     self._report(key, figures)
+            if key in self.search.stops:
+                give_up(Path(job.run_dir), self.search.stops[key])
             if key in self.search.stops or read_summary(Path(job.run_dir)) is not None:
                 self.search.end(key, failed=False)
 

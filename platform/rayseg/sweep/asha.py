@@ -23,7 +23,8 @@ class Verdict(NamedTuple):
     by: str = "ASHA"
 
     def __str__(self) -> str:
-        return f"stopped at rung {self.rung} by {self.by}: {self.miou:.3f} under the cut {self.cut:.3f}"
+        where = f"rung {self.rung} (step {self.step})"
+        return f"stopped at {where} by {self.by}: mIoU {self.miou:.3f} under the cut {self.cut:.3f}"
 
 
 class Rule(Protocol):

@@ -16,7 +16,8 @@ State = Literal["runs", "paused", "finished", "stopped", "failed", "known"]
 class Event(NamedTuple):
     """Something that happened to a trial: `start`, `result`, `paused`, `finished`, `stopped`, `failed` or `known`.
 
-    A paused one goes on when the sweep does; a known one was run by an earlier sweep, and is not run again.
+    One that goes on from another's weights starts at a `step`; a paused one goes on when the sweep does; a known one
+    was run by an earlier sweep, and is not run again.
     """
 
     kind: str
@@ -81,7 +82,7 @@ class Board:
         entry = self.entries.setdefault(trial.key, Entry(trial))
         if event.kind == "start":
             entry.state = "runs"
-            self.left.setdefault(trial.key, trial.config.train.steps)
+            self.left.setdefault(trial.key, trial.config.train.steps - int(figures.get("step", 0)))
             self.total = max(self.total, self.over + sum(e.state == "runs" for e in self.entries.values()))
         elif event.kind == "result":
             self._result(entry, figures)

@@ -40,7 +40,7 @@ class _Course:
     def __init__(self, trial: Trial, step: int, at: float) -> None:
         self.trial, self.step, self.at = trial, step, at
         self.first_s, self.first_steps, self.later_s, self.later_steps = 0.0, 0, 0.0, 0
-        self.over = False
+        self.over = self.ends = False
 
     def reported(self, step: int, at: float) -> int:
         """Take in a report; give how far it came since the last one."""
@@ -97,13 +97,14 @@ class Foresight:
         """Take in one event."""
         now, key = self.clock(), event.trial.key
         if event.kind == "start":
-            self._begin(event.trial, now)
+            self._begin(event.trial, now, event.figures.get("step", 0))
         elif event.kind == "result":
             course = self.courses.get(key) or self._begin(event.trial, now)
             step = int(event.figures["step"])
             self.steps += max(course.reported(step, now), 0)
             self.seen.setdefault(step, {})[key] = event.figures["miou"]
             self.latest[key] = event.figures["miou"]
+            course.ends = event.figures.get("ends", False)
         elif event.kind in ("finished", "stopped", "failed") and key in self.courses:
             self.courses[key].over = self._stale = True
             self.ends.append(now - self.courses[key].at)
@@ -114,10 +115,10 @@ class Foresight:
             source = f"from the first trials' pace, {duration(now - self.began)} after the start"
             self.predicted = Predicted(now - self.began + left.seconds, self.steps + left.steps, source)
 
-    def _begin(self, trial: Trial, now: float) -> _Course:
-        """Begin a trial; one whose process died goes on from what it last reported, or a commit before that."""
+    def _begin(self, trial: Trial, now: float, at: int = 0) -> _Course:
+        """Begin a trial at step `at`, its donor's; one whose process died goes on from what it last reported."""
         before = self.courses.get(trial.key)
-        waited = self.waiting.pop(trial.key, Waiting(trial, 0))
+        waited = self.waiting.pop(trial.key, Waiting(trial, at))
         self.courses[trial.key] = _Course(trial, before.step if before else waited.done, now)
         return self.courses[trial.key]
 
@@ -177,7 +178,7 @@ class Foresight:
         for key, course in self.courses.items():
             if not course.over:
                 since = now - course.at - (0.0 if course.first_steps else costs.pace(course.trial).start_s)
-                running.append(Running(course.trial, course.step, since))
+                running.append(Running(course.trial, course.step, since, course.ends))
                 if key in self.latest:
                     luck.rank(key, course.step, self.latest[key])
         return play(

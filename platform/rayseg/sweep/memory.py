@@ -70,7 +70,7 @@ def remember(runs: Iterable[Earlier], made: Sequence[Trial], base: Base, data: s
     found: dict[str, Remembered] = {}
     for run in runs:
         trial = listed.get(run.tags.get(CONFIG, "")) if made else _of_family(run, base, own)
-        if trial is not None and run.tags.get(DATA) == data and run.tags.get("stopped") == "finished":
+        if trial is not None and run.tags.get(DATA) == data and run.tags.get("stopped", "").startswith("finished"):
             known = _known(trial, run.curves)
             if known is not None:
                 found[trial.key] = Remembered(known, run.run_id, run.tags.get(RUN_KEY, run.name))

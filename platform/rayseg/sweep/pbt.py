@@ -143,7 +143,9 @@ class Pbt:
         self._scores[key] = (step, figures["miou"])
         if step < (place.generation + 1) * self.perturb_steps or place.generation + 1 == self.generations:
             return None
-        return f"generation {place.generation + 1} of {self.generations} ends at step {step} with {figures['miou']:.3f}"
+        generation = f"generation {place.generation + 1} of {self.generations}"
+        came = f"{generation} is over, mIoU {figures['miou']:.3f}"
+        return f"stopped at step {step} by PBT: {came}; what goes on is a new trial"
 
     def ended(self, key: str, outcome: Outcome) -> None:
         """Note that a member came to the perturbation, or failed: then it goes on from another."""

@@ -24,11 +24,15 @@ from rayseg.sweep.trial import Trial
 
 
 class Running(NamedTuple):
-    """A trial under way: the last step it reported, and how long ago that was (below 0: it has still to start)."""
+    """A trial under way: the last step it reported, and how long ago that was (below 0: it has still to start).
+
+    One that `ends` was told to stop there, and the search knows.
+    """
 
     trial: Trial
     step: int
     since_s: float
+    ends: bool = False
 
 
 class Waiting(NamedTuple):
@@ -153,11 +157,11 @@ class _Table:
 
     def join(self, running: Running) -> None:
         """Take in a trial that runs already; after its last step it has only its tables to draw."""
-        trial, step, since_s = running
-        if step < trial.config.train.steps:
+        trial, step, since_s, ends = running
+        if step < trial.config.train.steps and not ends:
             self._await(trial, step, from_=-since_s)
         else:
-            self.search.ended(trial.key, "finished")
+            self.search.ended(trial.key, "stopped" if ends else "finished")
             self.free.append(max(self.costs.pace(trial).end_s - since_s, 0.0))
 
     def play(self) -> Play:

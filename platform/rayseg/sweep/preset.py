@@ -15,16 +15,17 @@ ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
 Objective = Literal["miou", "-parameters", "-latency_ms"]
 """What is made large; of parameters and latency their negative, so that they are made small."""
 
-_STOPPING = {"trials", "grace_steps", "reduction_factor", "recheck"}
+_FINALS = {"top", "seeds"}
+_STOPPING = {"trials", "grace_steps", "reduction_factor", "recheck"} | _FINALS
 READ: dict[Algorithm, set[str]] = {
-    "grid": {"objectives"},
-    "random": {"trials", "objectives"},
-    "tpe": {"trials", "objectives"},
+    "grid": {"objectives"} | _FINALS,
+    "random": {"trials", "objectives"} | _FINALS,
+    "tpe": {"trials", "objectives"} | _FINALS,
     "asha": _STOPPING,
     "hyperband": _STOPPING,
     "bohb": _STOPPING,
     "pbt": {"population", "perturb_steps"},
-    "ladder": {"trials", "rungs", "fresh", "reduction_factor", "recheck"},
+    "ladder": {"trials", "rungs", "fresh", "reduction_factor", "recheck"} | _FINALS,
 }
 """Which of a preset's numbers each algorithm reads."""
 OF_SPACES: set[Algorithm] = {"tpe", "bohb", "pbt"}
@@ -38,10 +39,12 @@ class Preset(Value):
     `settings` are dotted names over the recipe. `rows` are points one by one, such as a paper's table has them; with a
     `space` beside them each row is combined with it. `trials` counts draws (a grid has its own number).
 
-    `grace_steps` is the first rung of ASHA, HyperBand and BOHB; a rung keeps one of `reduction_factor`. So many stopped
-    trials as `recheck` says run to the end after all, to see whether stopping them was right. PBT has a `population`,
-    of which the worst go on from the best every `perturb_steps`. `rungs` are the ladder's: settings of each, cheapest
-    first, the last one being the run itself (`{}`).
+    `grace_steps` is the first rung of ASHA, HyperBand and BOHB, the first evaluation where it is not given; a rung
+    keeps one of `reduction_factor`. So many stopped trials as `recheck` says run to the end after all, to see whether
+    stopping them was right. PBT has a `population`, of which the worst go on from the best every `perturb_steps`, at
+    each evaluation where it is not given. `rungs` are the ladder's: settings of each, cheapest first, the last one
+    being the run itself (`{}`). With `seeds` the `top` best run again, until each has so many seeds: only then a winner
+    is named.
     """
 
     about: str
@@ -51,14 +54,16 @@ class Preset(Value):
     rows: tuple[dict[str, Option], ...] = ()
     algorithm: Algorithm
     trials: Count = 8
-    grace_steps: Count = 1
+    grace_steps: Count | None = None
     reduction_factor: Annotated[int, Field(ge=2)] = 3
     recheck: Annotated[int, Field(ge=0)] = 0
     objectives: Annotated[tuple[Objective, ...], Field(min_length=1, max_length=2)] = ("miou",)
     population: Annotated[int, Field(ge=2)] = 4
-    perturb_steps: Count = 10
+    perturb_steps: Count | None = None
     rungs: tuple[dict[str, Any], ...] = ()
     fresh: bool = False
+    top: Annotated[int, Field(ge=2)] = 2
+    seeds: Annotated[int, Field(ge=2)] | None = None
 
     @model_validator(mode="after")
     def _nothing_ignored(self) -> Self:
@@ -80,6 +85,8 @@ class Preset(Value):
             raise UsageError(what, "preset.objectives", "begin with miou, then at most one of -parameters, -latency_ms")
         if self.algorithm == "ladder" and len(self.rungs) < 2:
             raise UsageError("a ladder needs two rungs or more", "preset.rungs", "give the settings of each")
+        if self.seeds is None and self.top != type(self).model_fields["top"].default:
+            raise UsageError(f"top = {self.top} would be ignored without seeds", "preset.top", "give seeds too")
         return self
 
     def under(self, algorithm: Algorithm | None) -> Preset:

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from rayseg.errors import UsageError
+from rayseg.sweep import finals
 from rayseg.sweep.asha import Asha, Rule
 from rayseg.sweep.bohb import Bohb
+from rayseg.sweep.finals import Finals
 from rayseg.sweep.fixed import Fixed
 from rayseg.sweep.hyperband import HyperBand
 from rayseg.sweep.ladder import Ladder
@@ -53,9 +55,21 @@ def make(
     again, and TPE and BOHB learn from it.
 
     Raises:
-        UsageError: the algorithm cannot search this, or reads nothing of what is known.
+        UsageError: the algorithm cannot search this, reads nothing of what is known, or there can be no finals.
     """
     maker = Maker(base, None if algorithm in BEFOREHAND else num_classes)
+    search = _searching(preset, algorithm, maker, trials, count, known)
+    if preset.seeds is None:
+        return search
+    finals.check(maker, preset, len(trials) or count)
+    before = {each.trial.key: (each.trial, each.figures["miou"]) for each in known}
+    standing = preset.rungs[-1] if preset.rungs else {}
+    return Finals(search, maker, top=preset.top, seeds=preset.seeds, known=before, standing=standing)
+
+
+def _searching(
+    preset: Preset, algorithm: Algorithm, maker: Maker, trials: Sequence[Trial], count: int, known: Sequence[Known]
+) -> Search:
     if algorithm in ("pbt", "ladder"):
         if known:
             fix = "drop it, or use another algorithm"
@@ -70,18 +84,18 @@ def make(
         search = Fixed([t for t in trials if t.key not in done], rule)
     if rule is None:
         return search
-    return Rechecked(search, maker, rule, count=preset.recheck, seed=base.seed)
+    return Rechecked(search, maker, rule, count=preset.recheck, seed=maker.base.seed)
 
 
 def _rule(preset: Preset, algorithm: Algorithm, maker: Maker) -> Rule | None:
     if algorithm not in ("asha", "hyperband", "bohb"):
         return None
-    steps = maker.config({}).train.steps
-    if preset.grace_steps >= steps:
-        what = f"grace_steps = {preset.grace_steps} of train.steps = {steps}: no trial would ever be stopped"
+    steps, first = (train := maker.config({}).train).steps, preset.grace_steps or train.eval_every
+    if first >= steps:
+        what = f"grace_steps = {first} of train.steps = {steps}: no trial would ever be stopped"
         raise UsageError(what, f"--algorithm {algorithm}", "lower grace_steps, or raise train.steps")
     rule = Asha if algorithm == "asha" else HyperBand
-    return rule(grace_steps=preset.grace_steps, max_steps=steps, reduction_factor=preset.reduction_factor)
+    return rule(grace_steps=first, max_steps=steps, reduction_factor=preset.reduction_factor)
 
 
 def _sequential(
@@ -124,7 +138,8 @@ class Objectives:
 
 
 def _pbt(preset: Preset, maker: Maker) -> Pbt:
-    return Pbt(maker, members=preset.population, perturb_steps=preset.perturb_steps)
+    every = preset.perturb_steps or maker.config({}).train.eval_every
+    return Pbt(maker, members=preset.population, perturb_steps=every)
 
 
 def _ladder(preset: Preset, maker: Maker, count: int) -> Ladder:

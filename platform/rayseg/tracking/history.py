@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from rayseg.errors import ClusterError
-from rayseg.tracking.mlflow_tracker import _client
+from rayseg.tracking import mlflow_run
 from rayseg.tracking.server import check_uri, healthy
 
 _PAGE = 1000
@@ -33,7 +33,7 @@ def earlier(uri: str, tags: Mapping[str, str], curves: tuple[str, ...]) -> list[
     uri = check_uri(uri)
     if not healthy(uri, ANSWER_S):
         raise ClusterError("the tracking server does not answer", uri, "see `rayseg status`, or drop --warm-start")
-    client = _client(uri)
+    client = mlflow_run.client(uri)
     try:
         names = {each.experiment_id: each.name for each in _all(client.search_experiments)}
         query = " and ".join([*(f"tags.`{name}` = '{value}'" for name, value in tags.items()), "status = 'FINISHED'"])

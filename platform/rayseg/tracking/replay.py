@@ -19,7 +19,7 @@ from rayseg.errors import RaysegError
 from rayseg.schema import Value, parse, to_dict
 from rayseg.tracking.identity import read_identity, replace_text
 from rayseg.tracking.redact import redact
-from rayseg.tracking.spool import Line, read_lines
+from rayseg.tracking.spool import Line, Of, read_lines
 
 BATCH_POINTS = 500  # one call of 200 points takes 32 ms, of one point 11 ms; the server's limit is 1000
 PATIENCE = 5  # failures in a row after which a last attempt gives up: one second, where the connection is refused
@@ -50,7 +50,10 @@ class RefusedError(Exception):
 
 
 class Destination(Protocol):
-    """A run at a server. Every call may raise anything; doing it twice is the same as doing it once."""
+    """A run at a server, and those of its attempts (`of`; None is the run itself).
+
+    Every call may raise anything; doing it twice is the same as doing it once.
+    """
 
     def attach(self, mark: Mark) -> Mark:
         """Find or create the run; a mark of offset 0 where it is not the run that `mark` knows."""
@@ -58,17 +61,20 @@ class Destination(Protocol):
     def config(self, values: dict[str, Any]) -> None:
         """Store the nested config as parameters."""
 
-    def points(self, points: list[Point]) -> None:
-        """Store points."""
+    def attempt(self, number: int, facts: dict[str, str], time_ms: int) -> None:
+        """Find or create an attempt's run, under this one, and store what is fixed about it as parameters."""
+
+    def values(self, points: list[Point], tags: dict[str, str], of: Of) -> None:
+        """Store points and tags."""
 
     def artifact(self, file: Path, folder: str) -> None:
         """Store a file."""
 
-    def tag(self, name: str, value: str) -> None:
-        """Set a tag."""
+    def inputs(self, datasets: list[dict[str, Any]]) -> None:
+        """Store what the run reads."""
 
-    def status(self, status: str, time_ms: int) -> None:
-        """Say that the run is RUNNING, FINISHED, FAILED or KILLED."""
+    def status(self, status: str, time_ms: int, of: Of) -> None:
+        """Say that it is RUNNING, FINISHED, FAILED or KILLED."""
 
 
 class ReplayReport(Value):
@@ -124,30 +130,38 @@ def has_news(run_dir: Path, mark: Mark) -> bool:
 
 
 class Batch(NamedTuple):
-    """Lines that go in one call, and the offset of their end. Only metrics come several at a time."""
+    """Lines that go together, and the offset of their end. Only metrics and tags come several at a time."""
 
     kind: str
     contents: list[dict[str, Any]]
     end: int
 
 
+VALUES, BATCH_TAGS = ("metrics", "tag"), 50
+
+
 def batches(lines: Iterator[Line]) -> Iterator[Batch]:
-    """Group neighbouring metrics up to BATCH_POINTS; everything else stays in its place, alone."""
+    """Group neighbouring metrics and tags, whosever they are, up to BATCH_POINTS; everything else stays alone."""
     contents: list[dict[str, Any]] = []
     size = end = 0
     for line in lines:
         content = line.content or {"kind": "damaged"}
-        grows = content["kind"] == "metrics"
-        more = len(content["values"]) if grows else 0
+        grows = content["kind"] in VALUES
+        more = _size(content) if grows else 0
         if contents and (not grows or size + more > BATCH_POINTS):
-            yield Batch("metrics", contents, end)
+            yield Batch("values", contents, end)
             contents, size = [], 0
         if grows:
             contents, size, end = [*contents, content], size + more, line.end
         else:
             yield Batch(content["kind"], [content], line.end)
     if contents:
-        yield Batch("metrics", contents, end)
+        yield Batch("values", contents, end)
+
+
+def _size(content: dict[str, Any]) -> int:
+    """Count what a line adds to a call; a server takes 100 tags a call, and 1000 points."""
+    return len(content["values"]) if content["kind"] == "metrics" else BATCH_POINTS // BATCH_TAGS
 
 
 def drain(run_dir: Path, destination: Destination) -> ReplayReport:
@@ -184,34 +198,40 @@ def _brought(run_dir: Path, destination: Destination, batch: Batch) -> ReplayRep
 def _send(run_dir: Path, destination: Destination, batch: Batch) -> bool:
     first = batch.contents[0]
     match batch.kind:
-        case "metrics":
-            destination.points([p for content in batch.contents for p in _points(content)])
+        case "values":
+            for of in dict.fromkeys(content.get("attempt") for content in batch.contents):
+                own = [content for content in batch.contents if content.get("attempt") == of]
+                tags = {content["name"]: content["value"] for content in own if content["kind"] == "tag"}
+                destination.values([point for content in own for point in _points(content)], tags, of)
         case "config":
             destination.config(first["values"])
+        case "attempt":
+            destination.attempt(first["attempt"], first["facts"], first["t"])
+        case "inputs":
+            destination.inputs(first["datasets"])
         case "artifact":
             path = Path(first["path"])
             file = run_dir / "tracking" / "artifacts" / path
             if not file.is_file():
                 return False
             destination.artifact(file, "" if path.parent == Path() else path.parent.as_posix())
-        case "tag":
-            destination.tag(first["name"], first["value"])
         case "status":
-            destination.status(first["status"], first["t"])
+            destination.status(first["status"], first["t"], first.get("attempt"))
         case _:
             return False
     return True
 
 
 def _points(content: dict[str, Any]) -> list[Point]:
-    return [Point(name, value, content["t"], content["step"]) for name, value in content["values"].items()]
+    values = content["values"] if content["kind"] == "metrics" else {}
+    return [Point(name, value, content["t"], content["step"]) for name, value in values.items()]
 
 
 def _counted(batch: Batch, taken: bool) -> ReplayReport:
     lines = len(batch.contents)
     if not taken:
         return ReplayReport(lines=lines, skipped=lines)
-    points = sum(len(content["values"]) for content in batch.contents) if batch.kind == "metrics" else 0
+    points = sum(len(_points(content)) for content in batch.contents) if batch.kind == "values" else 0
     return ReplayReport(lines=lines, points=points, artifacts=int(batch.kind == "artifact"))
 
 

@@ -24,7 +24,7 @@ Item = TypeVar("Item")
 REDONE = ("data_wait", "training", "evaluation", "commits", "reports")
 """What is done again where it was lost."""
 ORDER = ("training", "evaluation", "data_wait", "commits", "reports", "start_up", "resume", "wasted", "down", "closing")
-FOLDER, PAUSE_S, MARKS, WIDTH = "attempts", 0.1, 5, 4000
+FOLDER, PAUSE_S, MARKS, WHY, WIDTH = "attempts", 0.1, 5, 300, 4000
 
 
 class Goodput:
@@ -32,6 +32,7 @@ class Goodput:
 
     def __init__(self, run_dir: Path, *, write: bool, clock: Callable[[], float] = time.monotonic) -> None:
         self._folder, self._write, self._clock = run_dir / FOLDER, write, clock
+        self.number = 0
         self._file: int | None = None
         self._kind: Kind = "start_up"
         self._lap = self._written = clock()
@@ -41,6 +42,7 @@ class Goodput:
     def begin(self, step: int) -> None:
         """Write down that an attempt goes on from `step`; only then does it count."""
         number = len(_files(self._folder.parent))
+        self.number = number + 1
         self._kind = "resume" if number else "start_up"
         self._record |= {"from": step, "step": step}
         if self._write:
@@ -99,10 +101,10 @@ class Goodput:
         self.enter(self._kind)
         self._record["marks"] = [*self._record["marks"][1 - MARKS :], [step, _rounded(self._seconds)]]
 
-    def end(self, how: Literal["over", "paused", "failed"]) -> None:
-        """Close the attempt; one that is not closed was killed. What is closed stays as it is."""
+    def end(self, how: Literal["over", "paused", "failed"], why: str = "") -> None:
+        """Close the attempt, and say why in words; one that is not closed was killed. What is closed stays as it is."""
         if self._file is not None:
-            self._record["ended"] = how
+            self._record |= {"ended": how, "why": why[:WHY]}
             self._save()
             os.close(self._file)
             self._file = None
@@ -166,6 +168,34 @@ def account(run_dir: Path) -> Account:
         if i + 1 < len(records) and record.get("ended") != "paused":
             total["down"] += _between(record, records[i + 1])
     return Account(total, len(records), lost)
+
+
+class Past(NamedTuple):
+    """One attempt as its record has it: from which step to which, how and why it ended, and where its time went.
+
+    `ended` is None for one that was killed. Its account counts as wasted what the run did not keep of it.
+    """
+
+    number: int
+    start: int
+    step: int
+    ended: str | None
+    why: str
+    ended_s: float
+    account: Account
+
+
+def past(run_dir: Path, newest: int | None = None) -> list[Past]:
+    """List a run's attempts; of the last one the run keeps what its `newest` commit has."""
+    read = [(int(path.stem) + 1, record) for path in _files(run_dir) if (record := _read(path))]
+    told = []
+    for i, (number, record) in enumerate(read):
+        kept = record["step"] if newest is None or record.get("ended") in ("over", "paused") else newest
+        spent, lost = _kept(record, min((later["from"] for _, later in read[i + 1 :]), default=kept))
+        ended_s = record["wall"] + record["until"] - record["began"]
+        how, why = record.get("ended"), record.get("why", "")
+        told.append(Past(number, record["from"], record["step"], how, why, ended_s, Account(spent, 1, lost)))
+    return told
 
 
 def _kept(record: dict[str, Any], end: int) -> tuple[dict[str, float], int]:

@@ -20,7 +20,8 @@ from rayseg.errors import CheckpointError
 from rayseg.losses import for_model
 from rayseg.schema import to_dict
 from rayseg.tracking import Tracker
-from rayseg.train import commit, evaluate, review, start
+from rayseg.train import commit, evaluate, inputs, review, start
+from rayseg.train.attempts import Told
 from rayseg.train.faults import Guard, RollBack, explained
 from rayseg.train.feed import Feed
 from rayseg.train.goodput import Goodput, account
@@ -40,6 +41,7 @@ class Attempt(NamedTuple):
 
     found: commit.Commit | None
     spent: Goodput
+    told: Told
     guard: Guard
     watch: Watchdog
 
@@ -66,18 +68,17 @@ def fit(config: RunConfig, runtime: Runtime, tracker: Tracker, *, show: Show = p
             found = _newest(config, runtime, say)
             if from_chief((runtime.run_dir / review.SUMMARY).exists(), runtime.device):
                 return review.read_summary(runtime.run_dir)
-            attempt = Attempt(found, spent, guard, Watchdog(runtime, config.train.hang_s, show))
+            watch = Watchdog(runtime, config.train.hang_s, show)
             try:
-                return _fit(config, runtime, tracker, say, attempt)
+                with Told(tracker, runtime, spent) as told:
+                    return _fit(config, runtime, tracker, say, Attempt(found, spent, told, guard, watch))
             except RollBack:
                 continue
-            finally:
-                spent.end("failed")  # unless it was paused, or came to its end
 
 
 def _fit(config: RunConfig, runtime: Runtime, tracker: Tracker, show: Show, attempt: Attempt) -> Summary | None:
-    found, spent, guard, watch = attempt
-    spent.begin(found.step if found else 0)
+    found, spent, told, guard, watch = attempt
+    told.begin(found.step if found else 0)
     data = config.data
     train_set = open_shards(data.shards, data.train_split, data.remote, bad_shard=data.bad_shard)
     val_set = open_shards(data.shards, data.val_split, data.remote)
@@ -106,6 +107,8 @@ def _fit(config: RunConfig, runtime: Runtime, tracker: Tracker, show: Show, atte
 
     tracker.config(to_dict(config))
     tracker.tag("fingerprint", state.fingerprint)
+    if chief:
+        inputs.tell(tracker, train_set, val_set)
     progress = Progress(start=state.step, steps=steps, batch=config.train.batch, show=show)
     judged = config.while_training()
     values = {"loss": math.nan}
@@ -151,7 +154,7 @@ def _fit(config: RunConfig, runtime: Runtime, tracker: Tracker, show: Show, atte
                 commits.begin(state, update.tensors(), feed.state(step))
             if wanted == "pause" and step < steps:
                 commits.finish()
-                spent.end("paused")
+                told.end("paused", f"paused at step {step} of {steps}")
                 show(f"paused at step {step}/{steps}, committed in {runtime.run_dir}")
                 return None
 
@@ -159,7 +162,7 @@ def _fit(config: RunConfig, runtime: Runtime, tracker: Tracker, show: Show, atte
     if chief:
         with spent.during("closing"):
             review.publish(runtime.run_dir, tracker)
-        spent.end("over")
+        told.end("over", review.why(runtime.run_dir, summary))
         summary = review.close(runtime.run_dir, summary, tracker)
         for line in account(runtime.run_dir).lines():
             show(line)

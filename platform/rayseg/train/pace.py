@@ -24,8 +24,7 @@ from rayseg import config as configs
 from rayseg.config import RunConfig
 from rayseg.errors import RaysegError, TrainingError
 from rayseg.schema import Value, parse
-from rayseg.tracking import Status
-from rayseg.train.evaluate import shown_positions
+from rayseg.tracking import NullTracker
 from rayseg.train.loop import fit
 from rayseg.train.runtime import Stop, from_chief
 
@@ -72,9 +71,12 @@ class Pace(NamedTuple):
 
 
 def images_of(config: RunConfig, val_images: int) -> int:
-    """Count the predictions of one evaluation, of a split of `val_images`: those shown are made a second time."""
+    """Count the predictions of one evaluation, of a split of `val_images`.
+
+    Of several workers the first one makes those again that it shows and another one made.
+    """
     total = min(config.data.val_samples or val_images, val_images)
-    return total + len(shown_positions(total, config.train.shown_images))
+    return total + (min(config.train.shown_images, total) if config.train.workers > 1 else 0)
 
 
 def measure(config: RunConfig, runtime: Clock) -> Pace:
@@ -96,7 +98,7 @@ def measure(config: RunConfig, runtime: Clock) -> Pace:
     return _pace(runtime, images_of(short, images))
 
 
-class Clock:
+class Clock(NullTracker):
     """The runtime and the tracker of a measured run: notes when each step and each evaluation was over."""
 
     def __init__(self, run_dir: Path, device: torch.device, *, limit_s: float, rank: int = 0, world: int = 1) -> None:
@@ -122,22 +124,10 @@ class Clock:
     def report(self, metrics: Mapping[str, float]) -> None:
         """Drop it."""
 
-    def config(self, resolved: Mapping[str, Any]) -> None:
-        """Drop it."""
-
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Note the end of an evaluation."""
         if any(name.startswith("val/") for name in values):
             self.mark("judged")
-
-    def artifact(self, source: Path, folder: str = "") -> None:
-        """Drop it."""
-
-    def tag(self, name: str, value: str) -> None:
-        """Drop it."""
-
-    def close(self, status: Status) -> None:
-        """Drop it."""
 
 
 def _pace(clock: Clock, images: int) -> Pace:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rayseg import config as configs
 from rayseg import figures
 from rayseg import recipe as recipes
@@ -15,7 +17,6 @@ from rayseg.data.augment import Augmentation
 from rayseg.data.reader import ShardSet, open_shards
 from rayseg.errors import DataError
 from rayseg.figures import Pair
-from rayseg.train.evaluate import shown_positions
 
 SAMPLES, EPOCHS = 4, 5
 
@@ -44,7 +45,8 @@ def crops(shards: ShardSet, config: RunConfig) -> dict[str, list[Pair]]:
     """Give samples by key, each with what a run with this config trains on in its first epochs."""
     change = Augmentation(config.augment, shards.index.class_pixels, shards.ignore_index)
     rows = dict[str, list[Pair]]()
-    for position in shown_positions(len(shards), SAMPLES):
+    spread = np.linspace(0, len(shards) - 1, min(SAMPLES, len(shards)))
+    for position in sorted({int(place) for place in spread}):
         key, image, mask = shards.read(position)
         drawn = [plan.augmentation_rng(config.seed, epoch, key) for epoch in range(EPOCHS)]
         rows[key] = [(image, mask), *(change(position, image, mask, rng) for rng in drawn)]

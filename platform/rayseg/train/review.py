@@ -1,31 +1,28 @@
 """What a run leaves for its reviewer: summary, tables, pictures and the best weights, drawn once at its end.
 
-Every commit keeps its evaluation as arrays; `close` draws those of the best. So a trial that a scheduler stopped, or
+Every commit keeps its evaluation as arrays; `publish` draws those of the best. So a trial that a scheduler stopped, or
 whose process died, is drawn by whoever finds it, without running the model again.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-import numpy as np
-
-from rayseg import figures
 from rayseg.config import from_dict
 from rayseg.data.reader import open_shards
 from rayseg.durable import write_atomically
 from rayseg.errors import CheckpointError, UsageError
-from rayseg.metrics import ConfusionMatrix
 from rayseg.schema import Value, parse, to_dict
 from rayseg.tracking import Tracker
-from rayseg.train import commit
+from rayseg.train import charts, commit, sheets, tables
+from rayseg.train.evaluation import Evaluation, from_bytes
 from rayseg.train.goodput import account
 
-SUMMARY, EVALUATION = "summary.json", commit.EVALUATION
+SUMMARY, EVALUATION, GIVEN_UP, REVIEW = "summary.json", commit.EVALUATION, "given_up.txt", "review"
 
 
 class State(Value):
@@ -80,6 +77,27 @@ def summarise(state: State, *, steps: int, batch: int) -> Summary:
     return Summary(status=status, samples_per_s=pace, **state.model_dump())
 
 
+def why(run_dir: Path, summary: Summary) -> str:
+    """Say in words why a run is over, for the tag `stopped`."""
+    if summary.status == "finished":
+        return f"finished: {summary.step} steps"
+    return given_up(run_dir) or f"stopped at step {summary.step}"
+
+
+def give_up(run_dir: Path, reason: str) -> None:
+    """Write down why a run is given up; whoever gives it up does so before the run hears of it."""
+    if given_up(run_dir) != reason:
+        with suppress(OSError):  # a full disk is said by who needs it
+            write_atomically(run_dir / GIVEN_UP, reason)
+
+
+def given_up(run_dir: Path) -> str:
+    """Read why a run was given up; nothing where it was not."""
+    with suppress(OSError):
+        return (run_dir / GIVEN_UP).read_text().strip()
+    return ""
+
+
 def adopt(run_dir: Path, tracker: Tracker) -> Summary | None:
     """Close a run whose process is gone, from its newest commit; None where it never came to one."""
     found = commit.newest(run_dir)
@@ -106,7 +124,7 @@ def close(run_dir: Path, summary: Summary, tracker: Tracker) -> Summary:
     """Sum up a published run: its last figures for the tracker, and the summary, with where its time went, last."""
     summary = summary.model_copy(update={"goodput": account(run_dir).plain()})
     tracker.metrics({"best_miou": summary.best_miou, "best_step": summary.best_step}, summary.step)
-    tracker.tag("stopped", summary.status)
+    tracker.tag("stopped", why(run_dir, summary))
     commit.prune(run_dir, keep_last=1, best=summary.best_step)
     write_atomically(run_dir / SUMMARY, json.dumps(to_dict(summary), indent=1))
     tracker.close("FINISHED")
@@ -114,26 +132,28 @@ def close(run_dir: Path, summary: Summary, tracker: Tracker) -> Summary:
 
 
 def publish(run_dir: Path, tracker: Tracker) -> None:
-    """Draw and hand over: per-class table, confusion matrix, predictions beside the truth, the best weights."""
+    """Draw and hand over: per-class table, confusion matrix, the hardest images, the best weights."""
     best = best_commit(run_dir)
     config = from_dict(best.state["config"], best.path)
     shards = open_shards(config.data.shards, config.data.val_split, config.data.remote)
-    folder = run_dir / "review"
+    seen = from_bytes(best.path / EVALUATION)
+    folder, where = run_dir / REVIEW, about(config.data.val_split, best.step, seen)
     folder.mkdir(exist_ok=True)
-    arrays = np.load(best.path / EVALUATION)
-    confusion = ConfusionMatrix(shards.num_classes, shards.ignore_index)
-    confusion.counts[...] = arrays["counts"]
-    _per_class_table(folder / "per_class.csv", confusion, shards.class_names)
-    where = f"{config.data.val_split}, step {best.step}, mIoU {confusion.miou():.3f}"
-    figures.confusion_matrix(confusion.counts, shards.class_names, folder / "confusion_matrix.png", title=where)
-    drawn = ["per_class.csv", "confusion_matrix.png"]
-    if _draw_predictions(folder / "predictions.png", shards, arrays, where):
-        drawn.append("predictions.png")
-    for name in drawn:
-        tracker.artifact(folder / name)
+    tables.write(folder / tables.PER_CLASS, seen, shards.class_names)
+    charts.confusion_matrix(seen.confusion.counts, shards.class_names, folder / "confusion_matrix.png", title=where)
+    drawn = [folder / tables.PER_CLASS, folder / "confusion_matrix.png"]
+    if seen.shown:
+        drawn += sheets.draw(folder, shards, seen.shown, where)
+    for path in drawn:
+        tracker.artifact(path, REVIEW)
     for path in sorted(best.path.iterdir()):
         if path.name in ("model.safetensors", "ema.safetensors", "state.json"):
             tracker.artifact(path, "best")
+
+
+def about(split: str, step: int, seen: Evaluation) -> str:
+    """Say what a picture is of."""
+    return f"{split}, step {step}, mIoU {seen.confusion.miou():.3f}"
 
 
 def best_commit(run_dir: Path, warn: Callable[[str], None] = print) -> commit.Commit:
@@ -146,10 +166,16 @@ def best_commit(run_dir: Path, warn: Callable[[str], None] = print) -> commit.Co
     step = newest.state["progress"]["best_step"] if newest else 0
     if not step:
         raise CheckpointError("no evaluation yet", run_dir, "name a run directory, trained to its first evaluation")
-    found = [each for path in commit.commits(run_dir) if (each := _judged(path, step, warn)) is not None]
+    best = commit.path_of(run_dir, step)
+    if newest is not None and newest.path == best and (best / EVALUATION).exists():
+        return newest  # its bytes are checked
+    if (whole := _judged(best, step, warn)) is not None:
+        return whole
+    others = [path for path in commit.commits(run_dir) if path != best]
+    found = [each for path in others if (each := _judged(path, step, warn)) is not None]
     if not found:
         raise CheckpointError("no commit with an evaluation is whole", run_dir, "train it anew, in another directory")
-    return max(found, key=lambda each: (each.step == step, each.state["progress"]["miou"]))
+    return max(found, key=lambda each: each.state["progress"]["miou"])
 
 
 def _judged(path: Path, best: int, warn: Callable[[str], None]) -> commit.Commit | None:
@@ -161,30 +187,3 @@ def _judged(path: Path, best: int, warn: Callable[[str], None]) -> commit.Commit
         if path.name == commit.path_of(path.parents[1], best).name:
             warn(f"warning: the best commit is damaged, the next best is taken: {error}")
         return None
-
-
-def _per_class_table(path: Path, confusion: ConfusionMatrix, names: tuple[str, ...]) -> None:
-    """Write a row a class; what is not defined (a class that never occurs) stays empty."""
-    with path.open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["class", "iou", "recall", "pixels"])
-        columns = zip(names, confusion.iou(), confusion.recall(), confusion.counts.sum(1), strict=True)
-        for name, iou, recall, pixels in columns:
-            table.writerow([name, *("" if np.isnan(v) else f"{v:.4f}" for v in (iou, recall)), int(pixels)])
-
-
-def _draw_predictions(path: Path, shards: Any, arrays: Any, title: str) -> bool:
-    """Draw the samples whose masks were kept; False where none was."""
-    positions = sorted(int(name.removeprefix("mask_")) for name in arrays.files if name.startswith("mask_"))
-    samples = [shards.read(position) for position in positions]
-    if samples:
-        figures.predictions(
-            [s.image for s in samples],
-            [s.mask for s in samples],
-            [arrays[f"mask_{position}"] for position in positions],
-            shards.card,
-            path,
-            titles=[s.key for s in samples],
-            title=title,
-        )
-    return bool(samples)

@@ -19,7 +19,7 @@ from rayseg import segmenter
 from rayseg.backbone import Backbone
 from rayseg.errors import CheckpointError, UsageError
 from rayseg.segmenter import Segmenter
-from rayseg.train import commit, review
+from rayseg.train import commit
 
 SHOWN = 6
 """How many names of fresh layers a line says."""
@@ -36,6 +36,8 @@ def load_weights(model: Segmenter, source: str, show: Callable[[str], None]) -> 
     Raises:
         CheckpointError: neither a run nor a commit, or of another model; the first three names and the count are said.
     """
+    from rayseg.train import review  # which imports the evaluation, and that a step, and that this file
+
     path = Path(source)
     if not path.is_dir():
         raise CheckpointError("no such folder", path, "set start_from to a run's directory, or to one of its commits")

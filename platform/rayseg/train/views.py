@@ -36,11 +36,24 @@ def scores(model: nn.Module, images_BCHW: Tensor, views: ViewConfig) -> Tensor:
     size = (images_BCHW.shape[-2], images_BCHW.shape[-1])
     total: Tensor | None = None
     for scale in views.scales:
-        scaled = _resize(images_BCHW, (max(1, round(size[0] * scale)), max(1, round(size[1] * scale))))
-        found = _resize(_probabilities(model, scaled, views), size)
+        found = _resize(_probabilities(model, _resize(images_BCHW, scaled(size, scale)), views), size)
         total = found if total is None else total.add_(found)  # in place: 160 MB each on Cityscapes
     assert total is not None
     return total.div_(len(views.scales))
+
+
+def scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """Scale a size (height, width) to whole pixels, at least one."""
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def passes(size: tuple[int, int], views: ViewConfig) -> list[tuple[int, int]]:
+    """List the sizes of what the model is shown of an image of `size` (height, width), one for each forward pass."""
+    found = []
+    for scale in views.scales:
+        for rows, columns in windows(scaled(size, scale), views):
+            found += [(rows.stop - rows.start, columns.stop - columns.start)] * (2 if views.flip else 1)
+    return found
 
 
 def _probabilities(model: nn.Module, x_BCHW: Tensor, views: ViewConfig) -> Tensor:
