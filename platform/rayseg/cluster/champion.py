@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rayseg.cluster.attempt import Attempt, Sweeping
-from rayseg.cluster.finals import PLACE, Judged, interval, nearest
+from rayseg.cluster.finals import interval, nearest
+from rayseg.sweep.judged import PLACE, Judged
 from rayseg.tracking import Tracker, registry
 from rayseg.tracking.registry import Champion
 

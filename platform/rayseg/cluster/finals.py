@@ -12,57 +12,17 @@ import numpy as np
 from rayseg.cluster.attempt import Attempt
 from rayseg.durable import write_atomically
 from rayseg.errors import CheckpointError, DataError, RaysegError
-from rayseg.schema import Value, to_dict
+from rayseg.schema import to_dict
 from rayseg.sweep import bootstrap
 from rayseg.sweep.bootstrap import Counts, Scored
 from rayseg.sweep.finals import Finals
+from rayseg.sweep.judged import PLACE, Finalist, Judged, Pair
 from rayseg.sweep.table import Row
 from rayseg.sweep.trial import Trial, describe
 from rayseg.train import review
 from rayseg.train.evaluate import from_bytes
 
 Show = Callable[[str], None]
-PLACE = "finals.json"
-
-
-class Finalist(Value):
-    """A trial by its key, and the runs of all its seeds with their best mIoU; `spread` is None of one seed."""
-
-    key: str
-    trials: tuple[str, ...]
-    seeds: tuple[int, ...]
-    miou: tuple[float, ...]
-    mean: float
-    spread: float | None
-
-
-class Pair(Value):
-    """By how much the mean mIoU of the best is above another's, and where that lies with probability `level`."""
-
-    best: str
-    other: str
-    difference: float
-    low: float
-    high: float
-    level: float
-
-
-class Judged(Value):
-    """What `finals.json` has: the finalists, the best first, and the best against each other one.
-
-    The verdict is `winner KEY`, `tie: ...`, or `open: ...` where one seed each, or too few images, decide nothing.
-    """
-
-    images: int
-    seeds_varied: bool
-    finalists: tuple[Finalist, ...]
-    pairs: tuple[Pair, ...]
-    verdict: str
-
-    @property
-    def winner(self) -> bool:
-        """Whether the first finalist is better than all others by more than chance."""
-        return self.verdict.startswith("winner")
 
 
 class _Side(NamedTuple):

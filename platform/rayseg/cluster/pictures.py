@@ -28,7 +28,7 @@ from rayseg.train import evaluate, hardest, inference, review, sheets, tables
 
 Show = Callable[[str], None]
 CURVES = {"miou": "mIoU", "loss": "training loss", "boundary_f1_3px": "boundary F1 (3 px at 1024x2048)"}
-CURVES_PLACE, COMPARED, MASKS = "curves.png", "hardest_best_and_base.jpg", "hardest.npz"
+CURVES_PLACE, MASKS = "curves.png", "hardest.npz"
 
 
 class Drawing(NamedTuple):
@@ -130,8 +130,8 @@ def _compare(drawing: Drawing, best: Trial, tracker: Tracker) -> None:
         runs[name] = _masks(drawing, trial, best_of(drawing.attempt.run_dir(trial.key)))
     folder = drawing.attempt.sweeping.folder
     title = f"{folder.name}: the hardest images of its first trials"
-    sheets.compare(folder / COMPARED, drawing.val_set, runs, title)
-    tracker.artifact(folder / COMPARED, review.REVIEW)
+    sheets.compare(folder / sheets.COMPARED, drawing.val_set, runs, title)
+    tracker.artifact(folder / sheets.COMPARED, review.REVIEW)
     tracker.artifact(folder / hardest.PLACE, review.REVIEW)
 
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from rayseg.data.markup import Markup, tag
 from rayseg.report.levels import Grid, Level
-from rayseg.report.values import Pair, Trial
+from rayseg.report.values import Trial
+from rayseg.sweep.judged import Pair
 
 
 def svg(parts: Sequence[object], width: float, height: float, about: str, **attributes: object) -> Markup:

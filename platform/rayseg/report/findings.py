@@ -7,38 +7,28 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rayseg.errors import UsageError
 from rayseg.report.trials import Spool
-from rayseg.report.values import Finalist, Finals, OfClass, Pair, Picture
+from rayseg.report.values import OfClass, Picture
+from rayseg.schema import parse
+from rayseg.sweep.judged import PLACE, Judged
 from rayseg.train import hardest, review, sheets, tables
 
-FINALS, COMPARED = "finals.json", "hardest_best_and_base.jpg"
 OLD_SHEET = "predictions.png"
 MOST_BYTES = 3 << 20
 """A picture larger than this is not embedded."""
 
 
-def finals(folder: Path, notes: list[str]) -> Finals | None:
+def finals(folder: Path, notes: list[str]) -> Judged | None:
     """Read how the best trials compare; None where nothing was compared."""
-    path = folder / FINALS
+    path = folder / PLACE
     try:
-        plain = json.loads(path.read_text())
-        return Finals(
-            images=plain["images"],
-            finalists=tuple(_finalist(each) for each in plain["finalists"]),
-            pairs=tuple(Pair(**each) for each in plain["pairs"]),
-            verdict=plain["verdict"],
-        )
+        return parse(Judged, json.loads(path.read_text()), path)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, LookupError) as error:
+    except (OSError, ValueError, UsageError) as error:
         notes.append(f"left out: {path.name} cannot be read ({error})")
         return None
-
-
-def _finalist(plain: dict[str, Any]) -> Finalist:
-    return Finalist(
-        plain["key"], plain["trials"][0], tuple(plain["seeds"]), tuple(plain["miou"]), plain["mean"], plain["spread"]
-    )
 
 
 def run_dir(folder: Path, key: str) -> Path:
@@ -64,8 +54,8 @@ def _ious(run: Path) -> dict[str, float | None]:
 def pictures(folder: Path, winner: str, base: str, notes: list[str]) -> tuple[Picture, ...]:
     """Find the sheets of hard images: best and base side by side, and each one's own where that is not there."""
     about = "The hardest images, as the best of the ranking and the base trial predict them"
-    kept: list[tuple[Path | None, str]] = [(folder / COMPARED, about)]
-    if not (folder / COMPARED).exists():
+    kept: list[tuple[Path | None, str]] = [(folder / sheets.COMPARED, about)]
+    if not (folder / sheets.COMPARED).exists():
         whose = {base: "The base trial", winner: "The best trial" if winner != base else "The best and base trial"}
         kept = [(_sheet(run_dir(folder, key)), f"{who}, {key}") for key, who in reversed(whose.items())]
     found = []

@@ -10,8 +10,9 @@ from rayseg import config as configs
 from rayseg.errors import CheckpointError, RaysegError
 from rayseg.report import findings, levels, rerun, trials
 from rayseg.report.trials import Spool, config_of
-from rayseg.report.values import Finals, Report, Rerun, Searched, Trial
+from rayseg.report.values import Report, Rerun, Searched, Trial
 from rayseg.sweep.journal import Story, tell
+from rayseg.sweep.judged import Judged
 from rayseg.sweep.trial import labels
 
 WINDOW = ("head.kernel_size", "head.dilation")
@@ -84,7 +85,7 @@ def _in_order(found: Sequence[Trial], story: Story) -> list[Trial]:
     return sorted(found, key=lambda trial: order.get(trial.key, len(order)))
 
 
-def _winner(found: Sequence[Trial], judged: Finals | None) -> tuple[str, str]:
+def _winner(found: Sequence[Trial], judged: Judged | None) -> tuple[str, str]:
     """Name the trial at the top, of the finals where there were some, else of the ranking; and its run to the end."""
     keys = {trial.key for trial in found}
     if judged is not None and judged.finalists and {judged.finalists[0].key, judged.finalists[0].run} <= keys:

@@ -7,7 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from rayseg.data.markup import Markup, isolated, tag
 from rayseg.report.charts import dots
 from rayseg.report.levels import Level
-from rayseg.report.values import Finals, OfClass, Pair, Report, Trial
+from rayseg.report.values import OfClass, Report, Trial
+from rayseg.sweep.judged import Judged, Pair
 from rayseg.sweep.trial import short
 from rayseg.train.progress import duration
 
@@ -80,7 +81,7 @@ def _why(trial: Trial) -> Markup:
     return cell(isolated("; ".join([said, *more])), trial.state, look="why")
 
 
-def finalists(finals: Finals) -> Markup:
+def finalists(finals: Judged) -> Markup:
     """Show the finalists with all their seeds."""
     rows = []
     for each in finals.finalists:

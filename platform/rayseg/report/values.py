@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
+from rayseg.sweep.judged import Judged
+
 State = Literal["runs", "finished", "stopped", "failed", "known"]
 Curve = tuple[tuple[int, float], ...]
 """(step, value) in the order of steps."""
@@ -56,40 +58,6 @@ class Trial(NamedTuple):
         return self.miou is not None and self.state != "failed" and not self.further
 
 
-class Finalist(NamedTuple):
-    """A finalist, its mIoU with each seed, and their mean and spread (None of one seed).
-
-    `run` is the trial that came to its end with the first seed: another one where `key` itself was stopped.
-    """
-
-    key: str
-    run: str
-    seeds: tuple[int, ...]
-    miou: tuple[float, ...]
-    mean: float
-    spread: float | None
-
-
-class Pair(NamedTuple):
-    """How far the best is above another one: the difference of mIoU, and its interval of probability `level`."""
-
-    best: str
-    other: str
-    difference: float
-    low: float
-    high: float
-    level: float
-
-
-class Finals(NamedTuple):
-    """What `finals.json` says."""
-
-    images: int
-    finalists: tuple[Finalist, ...]
-    pairs: tuple[Pair, ...]
-    verdict: str
-
-
 class OfClass(NamedTuple):
     """A class's IoU in the winner and in the base trial; None where it is not defined."""
 
@@ -136,7 +104,7 @@ class Report(NamedTuple):
     objectives: tuple[str, ...]
     winner: str
     base: str
-    finals: Finals | None
+    finals: Judged | None
     classes: tuple[OfClass, ...]
     pictures: tuple[Picture, ...]
     rerun: Rerun | None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from rayseg.report.values import Finals, Pair, Report
+from rayseg.report.values import Report
+from rayseg.sweep.judged import Judged, Pair
 
 Kind = Literal["winner", "tie", "open"]
 
@@ -30,7 +31,7 @@ def verdict(report: Report) -> Verdict:
     return Verdict(*_compared(finals), standing)
 
 
-def _compared(finals: Finals) -> tuple[Kind, str, str]:
+def _compared(finals: Judged) -> tuple[Kind, str, str]:
     near, best = min(finals.pairs, key=lambda pair: pair.low), finals.finalists[0]
     apart, level = _interval(near), f"{100 * near.level:.4g} %"
     if finals.verdict.startswith("winner"):

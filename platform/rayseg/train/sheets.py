@@ -22,7 +22,7 @@ Pixels = NDArray[np.uint8]
 Masks = Mapping[int, Pixels]
 """Predicted masks (H,W) by their position in the split, in the order in which they are shown."""
 
-SHEET, LIST = "hardest.jpg", "hardest.csv"
+SHEET, LIST, COMPARED = "hardest.jpg", "hardest.csv", "hardest_best_and_base.jpg"
 PANEL_PX, GAP_PX, EDGE_PX, LINE_PX = 240, 4, 12, 20
 WORST = 3
 """So many classes of lowest IoU are named beside an image."""
