@@ -15,6 +15,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # a second thread waits for a core that other processes have, and costs more than it gives
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(config, items):
     """Keep a file's tests in one process under `-n`, and all that start a cluster or a server in one after another."""
     if config.pluginmanager.has_plugin("xdist"):
