@@ -26,7 +26,7 @@ sweep: setup    ## start the local stack and run the demo sweep as a Ray job
 	@echo 'the stack stays up for your review; `make down` ends it'
 
 test: setup     ## run every test that needs no GPU
-	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4
 
 test-slow: setup  ## run the tests that take minutes
 	@$(BIN)/python -m pytest -m slow

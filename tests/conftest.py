@@ -15,14 +15,17 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # a second thread waits for a core that other processes have, and costs more than it gives
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(config, items):
-    """Keep a file's tests in one process under `-n`, and all that start a cluster or a server in one after another."""
-    if config.pluginmanager.has_plugin("xdist"):
-        for item in items:
-            folder = item.path.relative_to(config.rootpath).parts[1]
-            alone = folder in ("cluster", "tracking")
-            item.add_marker(pytest.mark.xdist_group("servers" if alone else str(item.path)))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Under `-n` keep a file's tests in one process, and all that start a cluster or a server one after another."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.split("::")[0]
+            return "servers" if file.startswith(("tests/cluster/", "tests/tracking/")) else file
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")

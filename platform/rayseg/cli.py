@@ -568,10 +568,11 @@ def sweep_job(sweep: Sweep) -> NoReturn:
         price: float | None,
         **chosen: Any,
     ) -> None:
-        from rayseg.cluster.driver import Options, run_sweep
+        from rayseg.cluster.driver import run_sweep
         from rayseg.cluster.planning import show_plan
         from rayseg.config import parse_settings
         from rayseg.sweep.asked import parse_searches
+        from rayseg.sweep.options import Options
 
         if price is not None and not plan:
             raise UsageError("would be ignored without --plan", "--price", "add --plan, or drop it")

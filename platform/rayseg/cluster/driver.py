@@ -6,9 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
-
-from pydantic import Field
+from typing import Any, NamedTuple
 
 from rayseg import recipe
 from rayseg.cluster import champion, finals, home, pictures, ranking, standing
@@ -18,40 +16,20 @@ from rayseg.cluster.recall import recalled
 from rayseg.cluster.watch import holding
 from rayseg.data import cursor
 from rayseg.data.reader import ShardSet, open_shards
-from rayseg.errors import CheckpointError, UsageError
-from rayseg.schema import Value, parse, to_dict
+from rayseg.errors import CheckpointError
+from rayseg.schema import to_dict
 from rayseg.sweep import memory, searches, table
 from rayseg.sweep.finals import is_further
 from rayseg.sweep.journal import Story, tell
 from rayseg.sweep.memory import Remembered
-from rayseg.sweep.preset import Objective
+from rayseg.sweep.options import Options, under
 from rayseg.sweep.search import Search
-from rayseg.sweep.space import AnyDimension
-from rayseg.sweep.trial import Algorithm, Base, Built, Preset, Sweep, Trial, base_of, built, short, trials, unread
+from rayseg.sweep.trial import Algorithm, Base, Built, Preset, Sweep, Trial, base_of, built, trials, unread
 from rayseg.tracking import Tracker
 from rayseg.tracking.mlflow_tracker import identity_for, open_tracker, replay, review_url, unsynced
 from rayseg.train import attempts, inputs
 
 Show = Callable[[str], None]
-
-
-class Options(Value):
-    """What the user chose on the command line; None leaves it to the preset."""
-
-    preset: str = "demo"
-    dataset: str | None = None
-    shards: str | None = None
-    algorithm: Algorithm | None = None
-    trials: int | None = None
-    settings: dict[str, Any] = {}
-    search: dict[str, AnyDimension] = {}
-    objectives: tuple[Objective, ...] | None = None
-    warm_start: bool = False
-    name: str | None = None
-    resume: bool = False
-    concurrent: int | None = None
-    top: Annotated[int, Field(ge=2)] | None = None
-    seeds: Annotated[int, Field(ge=2)] | None = None
 
 
 class Plan(NamedTuple):
@@ -92,14 +70,14 @@ def run_sweep(sweep: Sweep, options: Options, *, show: Show = print) -> list[tab
     """
     began = time.monotonic()
     folder, story = _folder(sweep, options)
-    options = _resumed(options, story) if story else options
+    options = options.resumed(story) if story else options
     plan = planned(sweep, options, show, story=story)
     if story and [t.key for t in plan.made] != story.plan.get("keys", []):
         raise CheckpointError(
             "its trials are not the ones this version draws", folder, "go on with the version that began it"
         )
     show(f"sweep {folder.name}: {plan.preset.about}")
-    if changed := _changed(options):
+    if changed := options.changed():
         show(f"changed: {changed}")
     if plan.preset.seeds is not None:
         show(f"then finals: the best {plan.preset.top} with {plan.preset.seeds} seeds each, their own included")
@@ -117,12 +95,9 @@ def planned(sweep: Sweep, options: Options, show: Show, *, story: Story | None =
         DataError: the shards are not those of the card.
         ClusterError: earlier runs are to be read, and no tracking server answers.
     """
-    preset = sweep.preset(options.preset).under(options.algorithm)
+    preset = under(sweep, options)
     shards = home.shards_of(options.dataset or recipe.load(preset.recipe).dataset, options.shards, show)
     algorithm, count = preset.algorithm, options.trials or preset.trials
-    preset = _deciding(_aiming(preset, algorithm, options.objectives), options)
-    if ignored := [name for name in options.settings if preset.rungs and all(name in rung for rung in preset.rungs)]:
-        raise UsageError(f"{ignored[0]} would be ignored: every rung of the ladder sets it", "--set", "drop it")
     chosen: Mapping[str, Any] = {"shards": shards, "settings": options.settings, "search": options.search}
     base = base_of(preset, **chosen)
     made = trials(preset, algorithm=algorithm, count=count, **chosen) if algorithm in searches.BEFOREHAND else []
@@ -143,55 +118,6 @@ def planned(sweep: Sweep, options: Options, show: Show, *, story: Story | None =
         known=[each.known for each in known],
     )
     return Plan(preset, algorithm, search, made, base, train_set, val_set, digest, known)
-
-
-def _aiming(preset: Preset, algorithm: Algorithm, objectives: tuple[Objective, ...] | None) -> Preset:
-    """Give the preset the objectives that were asked for.
-
-    Raises:
-        UsageError: the algorithm reads nothing of them.
-    """
-    if objectives is None:
-        return preset
-    if "objectives" in unread(algorithm):
-        what = f"{objectives[-1].lstrip('-')} would be ignored with --algorithm {algorithm}"
-        raise UsageError(what, "--objective", "use grid, random or tpe")
-    return preset.model_copy(update={"objectives": objectives})
-
-
-def _deciding(preset: Preset, options: Options) -> Preset:
-    """Give the preset the finals that were asked for.
-
-    Raises:
-        UsageError: there are none in which these would count.
-    """
-    asked = {name: value for name in ("top", "seeds") if (value := getattr(options, name)) is not None}
-    if asked and "seeds" in unread(preset.algorithm):
-        what = f"would be ignored with --algorithm {preset.algorithm}: its members go on from each other"
-        raise UsageError(what, f"--{next(iter(asked))}", "drop it, or use another algorithm")
-    if asked and "seeds" not in asked and preset.seeds is None:
-        raise UsageError("would be ignored without --seeds", "--top", "give both: --seeds 3")
-    return preset.model_copy(update=asked)
-
-
-def _changed(options: Options) -> str:
-    """Say what of the preset the command line replaced."""
-    plain = {name: getattr(options, name) for name in ("dataset", "algorithm", "trials")}
-    said = [f"{name} {value}" for name, value in plain.items() if value is not None]
-    said += [f"{name}={short(value)}" for name, value in options.settings.items()]
-    return ", ".join([*said, *(f"{name} is searched" for name in options.search)])
-
-
-def _resumed(options: Options, story: Story) -> Options:
-    """Take the sweep's own options, but where its shards lie, how much runs at once, and finals if it had none."""
-    before = parse(Options, story.plan["options"], "the sweep's journal")
-    for field in ("dataset", "algorithm", "trials", "settings", "search", "objectives", "warm_start", "top", "seeds"):
-        given, was = getattr(options, field), getattr(before, field)
-        later = field in ("top", "seeds") and before.seeds is None  # finals may be asked for when the rest is seen
-        if given and given != was and not later:
-            raise UsageError(f"{field} = {given} at a resume, the sweep has {was}", "--resume", "leave it out")
-    free = {name: getattr(options, name) or getattr(before, name) for name in ("shards", "concurrent", "top", "seeds")}
-    return before.model_copy(update={"resume": True, **free})
 
 
 def _run(

@@ -21,6 +21,7 @@ from rayseg.schema import parse, to_dict
 from rayseg.sweep import plan as pages
 from rayseg.sweep.costs import Costs
 from rayseg.sweep.foresight import Foresight, Predicted
+from rayseg.sweep.options import Options
 from rayseg.sweep.plan import Kept, Site, Spent
 from rayseg.sweep.play import Waiting, foresee
 from rayseg.sweep.search import Search
@@ -28,7 +29,7 @@ from rayseg.sweep.space import draw
 from rayseg.sweep.trial import Sweep, Trial, built
 
 if TYPE_CHECKING:
-    from rayseg.cluster.driver import Options, Plan
+    from rayseg.cluster.driver import Plan
 
 Show = Callable[[str], None]
 DRAWN = 32

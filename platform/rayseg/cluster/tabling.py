@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 from rayseg import config as configs
 from rayseg import recipe as recipes
 from rayseg.cluster import home
-from rayseg.cluster.driver import Options, run_sweep
+from rayseg.cluster.driver import run_sweep
 from rayseg.data import cursor
 from rayseg.data.reader import open_shards
 from rayseg.errors import ClusterError
 from rayseg.sweep import memory
 from rayseg.sweep.journal import tell
+from rayseg.sweep.options import Options
 from rayseg.sweep.preset import Sweep
 from rayseg.sweep.trial import Trial
 from rayseg.tables import find
