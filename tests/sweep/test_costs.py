@@ -28,10 +28,10 @@ def test_a_measured_trial_costs_what_was_measured():
     (trial, *_) = made(WINDOWS)
     costs = Costs([Measured(trial, pace)], by_channels, val_images=20)
     assert costs.pace(trial) == pace
-    # after 30, 60, 90 and 100 steps; 20 images and the 4 that are shown, each time
+    # after 30, 60, 90 and 100 steps; 20 images each time
     assert reports(trial) == [30, 60, 90, 100]
-    assert costs.seconds(trial) == pytest.approx(2.0 + 100 * 0.5 + 4 * (24 * 0.1 + 0.3) + 1.0)
-    assert costs.seconds(trial, done=60) == pytest.approx(2.0 + 40 * 0.5 + 2 * (24 * 0.1 + 0.3) + 1.0)
+    assert costs.seconds(trial) == pytest.approx(2.0 + 100 * 0.5 + 4 * (20 * 0.1 + 0.3) + 1.0)
+    assert costs.seconds(trial, done=60) == pytest.approx(2.0 + 40 * 0.5 + 2 * (20 * 0.1 + 0.3) + 1.0)
 
 
 def test_another_one_takes_the_nearest_ones_pace_times_the_ratio_of_multiply_adds():

@@ -120,7 +120,10 @@ def test_a_trial_paused_killed_and_finished_is_one_run_with_three_attempts(
         assert each.data.metrics["goodput"] == pytest.approx(spent["time/training_s"] / sum(spent.values()))
         points = history(client, each)
         assert len(points) == len(set(points))
-        assert {"system/cpu_utilization_percentage", "system/process_memory_usage_megabytes"} <= {n for n, _ in points}
+        sampled = {"system/cpu_utilization_percentage", "system/process_memory_usage_megabytes"} <= {
+            n for n, _ in points
+        }
+        assert sampled or number == 2  # which was killed, perhaps within a second: before its first sample
     lost = attempts[1].data.metrics
     assert lost["end_step"] in (5, 6)  # its record is written ten times a second
     assert lost["lost_steps"] == lost["end_step"] - 4
