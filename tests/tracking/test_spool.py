@@ -106,6 +106,21 @@ def test_an_over_run_that_goes_on_is_running_again(tmp_path: Path) -> None:
     assert said == ["KILLED", "RUNNING", "FINISHED"]
 
 
+def test_a_picture_drawn_later_leaves_the_end_of_a_run_where_it_was(tmp_path: Path) -> None:
+    first = SpoolTracker(tmp_path / "run")
+    first.attempt(1, {})
+    first.close("FINISHED")
+    (source := tmp_path / "sheet.jpg").write_text("drawn")
+    later = SpoolTracker(tmp_path / "run")
+    later.artifact(source, "review")
+    later.tag("base_trial", "abc")
+    later.close("FINISHED")
+    again = SpoolTracker(tmp_path / "run")
+    again.attempt(2, {})
+    said = [line["status"] for line in contents(tmp_path / "run") if line["kind"] == "status"]
+    assert said == ["FINISHED", "RUNNING"]
+
+
 @pytest.mark.parametrize("torn", [b'{"kind": "metrics", "t": 1, "step": 7, "val', b"\0" * 40, b"{"])
 def test_a_torn_end_costs_only_itself(tmp_path: Path, torn: bytes) -> None:
     SpoolTracker(tmp_path).metrics({"loss": 1.0}, 1)

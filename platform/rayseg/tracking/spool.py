@@ -90,6 +90,10 @@ class _Written:
                 self.statuses[of] = content["status"]
 
 
+_GOES_ON = ("config", "input", "metrics")
+"""What a run that was over says when it goes on; a picture or a tag may come later without that."""
+
+
 class SpoolTracker:
     """Writes a run down in its directory; a restarted attempt goes on in the same spool.
 
@@ -163,6 +167,8 @@ class SpoolTracker:
     def attempt(self, number: int, facts: Mapping[str, str]) -> None:
         """Begin an attempt, with what is fixed about it, without secrets."""
         if number not in self._written.attempts:
+            if not self.open:
+                self._append("status", status="RUNNING")
             self._append("attempt", number, facts=redact(facts))
 
     def attempt_metrics(self, number: int, values: Mapping[str, float], sample: int) -> None:
@@ -202,8 +208,8 @@ class SpoolTracker:
 
     def _append(self, kind: str, of: Of = None, **fields: Any) -> None:
         with self._lock:
-            if of is None and kind != "status" and not self.open:
-                self._append("status", status="RUNNING")  # a run that was over goes on
+            if of is None and kind in _GOES_ON and not self.open:
+                self._append("status", status="RUNNING")
             whose = {} if of is None else {"attempt": of}
             content = {"kind": kind, "t": int(self._clock() * 1000), **whose, **fields}
             try:
