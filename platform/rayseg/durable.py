@@ -8,6 +8,9 @@ import os
 from pathlib import Path
 from typing import IO
 
+LOCK = ".lock"
+"""Held in its folder by the driver of a sweep and by rank 0 of a run, as long as they live."""
+
 
 def write_text(path: Path, text: str) -> None:
     """Write a small text file and wait until the disk has it; its name is the caller's to sync."""

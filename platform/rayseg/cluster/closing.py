@@ -6,12 +6,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from rayseg.durable import try_lock
+from rayseg.durable import LOCK, try_lock
 from rayseg.tracking.spool import SpoolTracker
 from rayseg.train import attempts
-
-LOCK = ".lock"
-"""Held in its folder by the driver of a sweep and by rank 0 of a run, as long as they live."""
 
 
 def close_dead(root: Path) -> list[Path]:

@@ -12,10 +12,9 @@ from rayseg import recipe
 from rayseg.cluster import champion, finals, home, pictures, ranking, standing
 from rayseg.cluster.attempt import Attempt, Sweeping, run_attempt
 from rayseg.cluster.planning import Planner
-from rayseg.cluster.recall import recalled
+from rayseg.cluster.recall import opened, recalled
 from rayseg.cluster.watch import holding
-from rayseg.data import cursor
-from rayseg.data.reader import ShardSet, open_shards
+from rayseg.data.reader import ShardSet
 from rayseg.errors import CheckpointError
 from rayseg.schema import to_dict
 from rayseg.sweep import memory, searches, table
@@ -102,9 +101,7 @@ def planned(sweep: Sweep, options: Options, show: Show, *, story: Story | None =
     base = base_of(preset, **chosen)
     made = trials(preset, algorithm=algorithm, count=count, **chosen) if algorithm in searches.BEFOREHAND else []
     data = (made[0].config if made else base.trial(0, {}).config).data
-    train_set, val_set = (open_shards(shards, split, data.remote) for split in (data.train_split, data.val_split))
-    home.check_card(options.dataset, val_set.card.name)
-    digest = memory.data_digest(cursor.digest(train_set.index), cursor.digest(val_set.index))
+    train_set, val_set, digest = opened(data, options.dataset)
     known = recalled(made, base, digest, asked=options.warm_start, story=story)
     if options.warm_start:
         show(f"{len(known)} points are known from earlier sweeps, and not run again")

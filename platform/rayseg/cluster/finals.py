@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rayseg.cluster.attempt import Attempt
+from rayseg.cluster.choosing import best_of
 from rayseg.durable import write_atomically
 from rayseg.errors import CheckpointError, DataError, RaysegError
 from rayseg.schema import to_dict
@@ -19,8 +20,6 @@ from rayseg.sweep.finals import Finals
 from rayseg.sweep.judged import PLACE, Finalist, Judged, Pair
 from rayseg.sweep.table import Row
 from rayseg.sweep.trial import Trial, describe
-from rayseg.train import review
-from rayseg.train.evaluate import from_bytes
 
 Show = Callable[[str], None]
 
@@ -73,11 +72,11 @@ def counts_of(run_dir: Path) -> Counts:
     Raises:
         CheckpointError: there is no evaluation, or it does not tell images apart.
     """
-    best = review.best_commit(run_dir)
-    images = from_bytes(best.path / review.EVALUATION).images
+    best = best_of(run_dir)
+    images = best.seen.images
     if not len(images.hits):
         what = "its evaluation does not tell images apart: an earlier version made it"
-        raise CheckpointError(what, best.path, "run the sweep anew to compare its trials")
+        raise CheckpointError(what, best.commit, "run the sweep anew to compare its trials")
     return np.stack(images)
 
 

@@ -127,7 +127,8 @@ def _compare(drawing: Drawing, best: Trial, tracker: Tracker) -> None:
         named = {f"best and base {best.key}": best}
     runs = {}
     for name, trial in named.items():
-        runs[name] = _masks(drawing, trial, best_of(drawing.attempt.run_dir(trial.key)))
+        of_trial = drawing.of_base if trial == drawing.base else best_of(drawing.attempt.run_dir(trial.key))
+        runs[name] = _masks(drawing, trial, of_trial)
     folder = drawing.attempt.sweeping.folder
     title = f"{folder.name}: the hardest images of its first trials"
     sheets.compare(folder / sheets.COMPARED, drawing.val_set, runs, title)

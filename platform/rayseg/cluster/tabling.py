@@ -12,8 +12,7 @@ from rayseg import config as configs
 from rayseg import recipe as recipes
 from rayseg.cluster import home
 from rayseg.cluster.driver import run_sweep
-from rayseg.data import cursor
-from rayseg.data.reader import open_shards
+from rayseg.cluster.recall import opened
 from rayseg.errors import ClusterError
 from rayseg.sweep import memory
 from rayseg.sweep.journal import tell
@@ -60,10 +59,7 @@ def subject(wish: Wish, show: Show) -> Subject:
     recipe = wish.recipe or table.recipe
     shards = home.shards_of(wish.dataset or recipes.load(recipe).dataset, wish.shards, show)
     asked = ask(table, recipe, shards, wish.settings, wish.seeds)
-    data = asked.config.data
-    train, val = (open_shards(shards, split, data.remote) for split in (data.train_split, data.val_split))
-    home.check_card(wish.dataset, val.card.name)
-    digest = memory.data_digest(cursor.digest(train.index), cursor.digest(val.index))
+    _, val, digest = opened(asked.config.data, wish.dataset)
     return Subject(asked, shards, val.card.name, digest)
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 from rayseg.cluster.launch import FAILED, Job, fault_of
 from rayseg.cluster.runtime import PauseFile
 from rayseg.config import RunConfig
-from rayseg.durable import try_lock
+from rayseg.durable import LOCK, try_lock
 from rayseg.errors import CheckpointError, ClusterError
 from rayseg.sweep.lines import Event
 from rayseg.sweep.recorded import Recorded
@@ -201,7 +201,7 @@ def holding(folder: Path) -> Iterator[None]:
         CheckpointError: another driver works in it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
+    with (folder / LOCK).open("w") as file:
         if not try_lock(file):
             raise CheckpointError("another driver runs it", folder, "wait for it, or stop that job first")
         yield

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
-from typing import Any
 
 from rayseg.errors import UsageError
 from rayseg.report.trials import Spool
@@ -88,12 +87,3 @@ def facts(sweep: Spool, trial: Spool, run_tags: dict[str, str]) -> dict[str, str
         name: tags[tag] for name, tag in {"code": "code", "model fingerprint": "fingerprint"}.items() if tag in tags
     }
     return found
-
-
-def identity(run: Path) -> dict[str, Any]:
-    """Read under which names a run is tracked."""
-    try:
-        found = json.loads((run / "tracking" / "run.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -127,8 +127,8 @@ def _rerun(run: Path, config: Mapping[str, Any], notes: list[str]) -> Rerun | No
 
 def _facts(folder: Path, winner: str, sweep: Spool, story: Story) -> dict[str, str]:
     run = findings.run_dir(folder, winner)
-    tags = findings.identity(folder).get("tags", {}) | findings.identity(run).get("tags", {})
-    tracked, options = findings.identity(folder), story.plan["options"]
+    tracked, options = trials.told(folder, "run.json"), story.plan["options"]
+    tags = tracked.get("tags", {}) | trials.told(run, "run.json").get("tags", {})
     found = {"folder": str(folder), "sweep": str(story.plan.get("sweep", "")), "preset": str(options.get("preset", ""))}
     found |= findings.facts(sweep, Spool(run), tags)
     if tracked:

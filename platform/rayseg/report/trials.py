@@ -134,8 +134,13 @@ def _summary(run_dir: Path, notes: list[str]) -> Summary | None:
 
 def config_of(run_dir: Path) -> dict[str, Any]:
     """Read what a run or a sweep wrote down as its config, nothing where it has none yet."""
+    return told(run_dir, "config.json")
+
+
+def told(run_dir: Path, name: str) -> dict[str, Any]:
+    """Read a file that a run's tracker wrote; nothing where there is none that can be read."""
     try:
-        found = json.loads((run_dir / "tracking" / "config.json").read_text())
+        found = json.loads((run_dir / "tracking" / name).read_text())
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from rayseg.durable import try_lock
+from rayseg.durable import LOCK, try_lock
 from rayseg.errors import CheckpointError, RaysegError, TrainingError, from_fields
 
 Stop = Literal["pause", "end"]
@@ -144,7 +144,7 @@ def holding(runtime: Runtime) -> Iterator[None]:
 def _lock(run_dir: Path) -> IO[str]:
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        file = (run_dir / ".lock").open("w")
+        file = (run_dir / LOCK).open("w")
     except OSError as error:
         fix = "choose a directory that you may write to"
         raise CheckpointError(f"cannot work in it: {error.strerror}", run_dir, fix) from None
